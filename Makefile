@@ -1,0 +1,44 @@
+# Everything a user or a developer types. `make` alone lists it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup pipeline check fix test test-all bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (a minute or two, once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+setup: $(READY) ## make .venv with the pinned dependencies and the package, editable
+
+pipeline: $(READY) ## base model to chat model on the practice world (ARGS="seed=1 out=runs/world-1")
+	@$(BIN)/align pipeline recipes/world/pipeline.yaml $(ARGS)
+
+check: $(READY) ## lint, format and types; writes nothing
+	@$(BIN)/ruff check --no-cache .
+	@$(BIN)/ruff format --no-cache --check .
+	@$(BIN)/mypy --cache-dir $(VENV)/.mypy
+
+fix: $(READY) ## let ruff mend what it can
+	@$(BIN)/ruff check --no-cache --fix .
+	@$(BIN)/ruff format --no-cache .
+
+test: $(READY) ## the tests, slow ones left out
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: $(READY) ## every test
+	@$(BIN)/python -m pytest $(ARGS)
+
+bench: $(READY) ## every benchmark
+	@for b in benchmarks/bench_*.py; do $(BIN)/python $$b || exit 1; done
+
+clean: ## remove what was built, runs and .venv too
+	rm -rf $(VENV) runs build dist *.egg-info

@@ -1,0 +1,19 @@
+"""Fixtures for every test."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data, from ALIGN_DATA or beside the checkout; the test skips where it is absent."""
+    folder = Path(os.environ.get("ALIGN_DATA", REPO.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"real data is not at {folder}; set ALIGN_DATA to its folder")
+    return folder
