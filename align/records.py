@@ -118,6 +118,17 @@ class PairBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class PPOBatch:
+    """Answers to learn from, with what is known of each of their N tokens, in the order of ``batch.mask``."""
+
+    batch: Batch  # the mask is True on the answers' tokens
+    logprobs: Tensor  # [N] nats, when sampled
+    advantages: Tensor  # [N]
+    values: Tensor  # [N] the critic's before the update
+    returns: Tensor  # [N]
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One answer to be sampled. Its randomness is addressed by (seed, step, prompt, sample), never by order."""
 

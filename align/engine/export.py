@@ -1,0 +1,68 @@
+"""The end of every training stage: whole weights gathered, written as an artifact, work thrown away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from align.engine.zero import Engine
+    from align.model.config import LlamaConfig
+
+
+def export(
+    engine: Engine,
+    head: Literal["policy", "scorer"],
+    config: LlamaConfig,
+    tokenizer: Path,
+    out: Path,
+    *,
+    stage: str,
+    recipe: dict[str, Any],
+    seed: int,
+    parents: Sequence[Path] = (),
+    inputs: Sequence[Path] = (),
+    metrics: Mapping[str, Any],
+) -> None:
+    """Publish the engine's model at ``out`` as a Hugging Face folder with a manifest. Every rank calls it.
+
+    Args:
+        engine: holds the weights, partitioned or not.
+        head: a policy (LlamaForCausalLM) or a scorer (LlamaForSequenceClassification).
+        config: of the model.
+        tokenizer: the sentencepiece model that belongs to it.
+        out: the artifact's folder.
+        stage: kind of stage.
+        recipe: as plain values.
+        seed: of the stage.
+        parents: artifacts it was made from.
+        inputs: files it was made from.
+        metrics: what the stage measured.
+    """
+    import shutil
+
+    from align.artifacts import building, publish, work_dir
+    from align.engine import dist
+    from align.engine.zero import gathered
+    from align.model.weights import save_policy, save_scorer
+
+    tensors = gathered(engine)  # on the main rank; elsewhere the iterator only takes part in the gathering
+    if not dist.is_main():
+        for _ in tensors:
+            pass
+        dist.barrier()
+        return
+    work = work_dir(out)
+    with building(out) as folder:
+        (save_policy if head == "policy" else save_scorer)(tensors, config, folder)
+        shutil.copyfile(tokenizer, folder / "tokenizer.model")
+        for name in ("metrics.jsonl", "timings.jsonl"):
+            if (work / name).exists():
+                shutil.copyfile(work / name, folder / name)
+        publish(
+            folder, out, stage=stage, name=out.name, recipe=recipe, seed=seed,
+            parents=parents, inputs=inputs, metrics=dict(metrics),
+        )  # fmt: skip
+    shutil.rmtree(work / "checkpoints", ignore_errors=True)
+    dist.barrier()

@@ -1,0 +1,34 @@
+"""What a micro-batch of language modelling contributes to an update: the part that pretraining, SFT and PPO-ptx share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from align.records import Batch
+
+if TYPE_CHECKING:
+    from align.engine.step import Term
+    from align.engine.zero import Engine
+
+
+def lm_counts(batch: Batch) -> dict[str, int]:
+    """Counted tokens of a micro-batch."""
+    count = int(batch.mask.sum())
+    return {"loss": count, "accuracy": count}
+
+
+def lm_terms(engine: Engine, batch: Batch) -> dict[str, Term]:
+    """Cross-entropy of the counted tokens, nats; the language head runs on the positions that predict them only."""
+    import torch
+
+    from align.data.batches import predictors
+    from align.engine.step import Term
+    from align.losses import sft_loss
+
+    logits = engine(batch.tokens, batch.positions, batch.segments, at=predictors(batch.mask))
+    targets = batch.tokens[batch.mask]
+    with torch.no_grad():
+        right = (logits.argmax(-1) == targets).float()
+    every = torch.ones_like(targets, dtype=torch.bool)
+    loss = sft_loss(logits[None], targets[None], every[None])
+    return {"loss": Term(loss[0], None), "accuracy": Term(right, None, weight=0.0)}

@@ -1,0 +1,47 @@
+"""The two reward models and how the paper joins them: safety where it matters, helpfulness elsewhere (section 3.2.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from align.losses import combine_rewards
+from align.model.weights import load_scorer
+from align.rollout.scorer import score_rows
+
+
+class Scores(NamedTuple):
+    """Logits of R answers."""
+
+    helpful: Tensor  # [R]
+    safety: Tensor  # [R]
+    combined: Tensor  # [R]
+
+
+class RewardModels:
+    """Helpfulness and safety reward models, held open for scoring."""
+
+    def __init__(self, helpful: Path, safety: Path, threshold: float, dtype: str = "fp32") -> None:
+        self.helpful = load_scorer(helpful, dtype=dtype)
+        self.safety = load_scorer(safety, dtype=dtype)
+        self.threshold = threshold
+
+    def score(
+        self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], is_safety_prompt: Sequence[bool]
+    ) -> Scores:
+        """Score R answers.
+
+        Args:
+            prompts: R encoded prompts.
+            answers: R sampled answers, EOS included where reached.
+            is_safety_prompt: R flags.
+        """
+        rows = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+        helpful = torch.tensor(score_rows(self.helpful, rows))
+        safety = torch.tensor(score_rows(self.safety, rows))
+        flags = torch.tensor(list(is_safety_prompt), dtype=torch.bool)
+        return Scores(helpful, safety, combine_rewards(helpful, safety, flags, self.threshold))

@@ -1,0 +1,1 @@
+"""One file, one stage, one readable experiment. Each offers ``Recipe`` and ``run(recipe, out)``."""

@@ -1,0 +1,133 @@
+"""Preferences -> a reward model by the margin binary ranking loss (paper section 3.2)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import pydantic
+
+from align.config import config, to_plain
+from align.data.batches import BatchConfig, pair_batches
+from align.engine.launch import LaunchConfig
+from align.engine.optim import OptimConfig
+from align.engine.zero import ZeroConfig
+from align.records import RATINGS, PairBatch
+
+if TYPE_CHECKING:
+    from align.data.preference import PairRow
+    from align.engine.step import Term
+    from align.engine.zero import Engine
+    from align.model.heads import Scorer
+
+
+@config
+class MixConfig:
+    """All pairs of ``main``, and pairs drawn from ``other`` until ``main`` is ``main_share`` of the whole."""
+
+    main: list[str]
+    other: list[str] = pydantic.Field(default_factory=list)
+    main_share: Annotated[float, pydantic.Field(gt=0, le=1)] = 1.0
+
+
+@config
+class Recipe:
+    """A reward model, helpfulness or safety by its data."""
+
+    stage: Literal["reward"]
+    seed: int = 0
+    policy: str  # the chat artifact to start from; its language head gives way to a scalar head
+    data: MixConfig
+    held_out: dict[str, str]  # name of a set -> file; accuracy is told for each
+    margins: Literal["none", "small", "large"]
+    safety_weight: Annotated[float, pydantic.Field(ge=0)] = 0.0  # auxiliary safety classification
+    overlong: Literal["error", "cut", "skip"] = "error"
+    batch: BatchConfig
+    optim: OptimConfig
+    zero: ZeroConfig
+    launch: LaunchConfig = LaunchConfig()
+    save_every: int = 200
+
+
+def run(recipe: Recipe, out: Path) -> None:
+    """Train the reward model, measure it on the held-out sets, publish it at ``out``."""
+    from align.artifacts import work_dir
+    from align.data.preference import mix, pair_rows, read_pairs
+    from align.data.tokenizer import Tokenizer
+    from align.engine import dist
+    from align.engine.export import export
+    from align.engine.fit import fit
+    from align.engine.zero import copy_weights, wrap
+    from align.model.config import read_config
+    from align.model.heads import Scorer, scorer_from_policy
+    from align.model.weights import load_policy
+
+    dist.setup()
+    start = Path(recipe.policy)
+    tokenizer = Tokenizer(start / "tokenizer.model")
+    main, other = read_pairs(recipe.data.main), read_pairs(recipe.data.other)
+    drawn = mix(main, other, recipe.data.main_share, recipe.seed)
+    encoded = pair_rows(tokenizer, drawn, margins=recipe.margins, max_len=recipe.batch.length, overlong=recipe.overlong)
+
+    batches = pair_batches(encoded.pairs, recipe.batch, seed=recipe.seed, rank=dist.rank(), world=dist.world_size())
+    engine = wrap(scorer_from_policy(load_policy(start), recipe.seed), recipe.optim, recipe.zero, batches.steps)
+    metrics = fit(
+        engine, batches, _counts, lambda e, b: _terms(e, b, recipe.safety_weight), batches.steps,
+        work=work_dir(out), label=out.name, save_every=recipe.save_every,
+    )  # fmt: skip
+
+    judge = Scorer(read_config(start))
+    copy_weights(engine, judge)
+    for name, path in recipe.held_out.items():
+        held = pair_rows(tokenizer, read_pairs([path]), margins="none", max_len=recipe.batch.length, overlong="cut")
+        metrics[f"held_out/{name}"] = accuracy_by_rating(judge, held.pairs)
+    export(
+        engine, "scorer", read_config(start), tokenizer.path, out, stage="reward", recipe=to_plain(recipe), seed=recipe.seed,
+        parents=[start], inputs=[Path(p) for p in (*recipe.data.main, *recipe.data.other, *recipe.held_out.values())],
+        metrics=metrics | {"rows": encoded.counts},
+    )  # fmt: skip
+
+
+def accuracy_by_rating(scorer: Scorer, pairs: list[PairRow]) -> dict[str, Any]:
+    """Share of pairs whose chosen answer scores higher, by rating and together, with 95 % Wilson intervals.
+
+    Equal scores count half: a constant scorer has 0.5.
+    """
+    from align.rollout.scorer import score_rows
+    from align.stats import wilson
+
+    rows = [row.tokens for pair in pairs for row in (pair.chosen, pair.rejected)]
+    scores = score_rows(scorer, rows)
+    right: dict[str, list[float]] = defaultdict(list)
+    for index, pair in enumerate(pairs):
+        gap = scores[2 * index] - scores[2 * index + 1]
+        value = 0.5 if gap == 0 else float(gap > 0)
+        right[RATINGS[pair.rating]].append(value)
+        right["all"].append(value)
+    table: dict[str, Any] = {}
+    for rating in (*RATINGS, "all"):
+        values = right[rating]
+        low, high = wilson(sum(values), len(values)) if values else (0.0, 1.0)
+        table[rating] = {"accuracy": sum(values) / len(values) if values else None, "low": low, "high": high, "n": len(values)}
+    return table
+
+
+def _counts(micro: PairBatch) -> dict[str, int]:
+    pairs = len(micro.margin)
+    return {"loss": pairs, "accuracy": pairs, "safety": int((micro.safe >= 0).sum())}
+
+
+def _terms(engine: Engine, micro: PairBatch, safety_weight: float) -> dict[str, Term]:
+    from align.engine.step import Term
+    from align.losses import ranking_loss, safety_loss
+
+    batch = micro.batch
+    scores = engine(batch.tokens, batch.positions, batch.segments, at=micro.ends)
+    chosen, rejected = scores.chunk(2)
+    labelled = micro.safe >= 0
+    return {
+        "loss": Term(ranking_loss(chosen, rejected, micro.margin), None),
+        "safety": Term(safety_loss(scores, micro.safe == 1), labelled, weight=safety_weight),
+        "accuracy": Term((chosen > rejected).float().detach(), None, weight=0.0),
+    }

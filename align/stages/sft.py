@@ -1,0 +1,73 @@
+"""Dialogues -> a policy: cross-entropy on the answers, zero on the prompts (paper section 3.1)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from align.config import config, to_plain
+from align.data.batches import BatchConfig, packed_batches
+from align.engine.launch import LaunchConfig
+from align.engine.optim import OptimConfig
+from align.engine.zero import ZeroConfig
+
+
+@config
+class DialogSource:
+    """A file of dialogues and which of its answers are trained."""
+
+    path: str
+    train: Literal["all", "last"] = "all"  # last: only the final answer (Ghost Attention, section 3.3)
+    take: int | None = None  # the first so many; all where null
+
+
+@config
+class Recipe:
+    """Supervised fine-tuning of a policy."""
+
+    stage: Literal["sft"]
+    seed: int = 0
+    policy: str  # the artifact to start from
+    data: list[DialogSource]
+    overlong: Literal["error", "cut", "skip"] = "error"  # a dialogue longer than batch.length
+    batch: BatchConfig
+    optim: OptimConfig
+    zero: ZeroConfig
+    launch: LaunchConfig = LaunchConfig()
+    save_every: int = 200
+
+
+def run(recipe: Recipe, out: Path) -> None:
+    """Fine-tune ``recipe.policy`` and publish the new policy at ``out``."""
+    from align.artifacts import work_dir
+    from align.data.schema import read_dialogs
+    from align.data.sft import sft_rows
+    from align.data.tokenizer import Tokenizer
+    from align.engine import dist
+    from align.engine.export import export
+    from align.engine.fit import fit
+    from align.engine.objectives import lm_counts, lm_terms
+    from align.engine.zero import wrap
+    from align.model.config import read_config
+    from align.model.weights import load_policy
+
+    dist.setup()
+    start = Path(recipe.policy)
+    tokenizer = Tokenizer(start / "tokenizer.model")
+    rows, counts = [], {}
+    for source in recipe.data:
+        dialogs = list(read_dialogs(source.path))[: source.take]
+        encoded = sft_rows(tokenizer, dialogs, train=source.train, max_len=recipe.batch.length, overlong=recipe.overlong)
+        rows += encoded.rows
+        counts[Path(source.path).name] = encoded.counts
+
+    batches = packed_batches(rows, recipe.batch, seed=recipe.seed, rank=dist.rank(), world=dist.world_size())
+    engine = wrap(load_policy(start), recipe.optim, recipe.zero, batches.steps)
+    metrics = fit(
+        engine, batches, lm_counts, lm_terms, batches.steps,
+        work=work_dir(out), label=out.name, save_every=recipe.save_every,
+    )  # fmt: skip
+    export(
+        engine, "policy", read_config(start), tokenizer.path, out, stage="sft", recipe=to_plain(recipe), seed=recipe.seed,
+        parents=[start], inputs=[Path(source.path) for source in recipe.data], metrics=metrics | {"rows": counts},
+    )  # fmt: skip
