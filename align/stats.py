@@ -1,0 +1,49 @@
+"""Intervals and standard errors for what a run reports."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def wilson(successes: float, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (Wilson 1927, JASA 22:209), right for few trials too.
+
+    Args:
+        successes: 0 … n; a tie may count as half.
+        n: trials. With none nothing is known and the interval is (0, 1).
+        z: normal quantile, 1.96 for 95 %.
+
+    Returns:
+        (low, high).
+
+    Raises:
+        ValueError: successes is not within 0 … n.
+    """
+    if not 0 <= successes <= n:
+        raise ValueError(f"wilson: found {successes} successes in {n} trials, expected 0 to {n}")
+    if n == 0:
+        return 0.0, 1.0
+    p = successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    # at p = 0 and p = 1 one bound is exact in the algebra but not in floating point
+    return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
+
+
+def mean_se(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and its standard error, ``sqrt(sum (x - mean)² / (n - 1) / n)``.
+
+    Args:
+        values: at least one; of a single one the standard error is not known and is NaN.
+
+    Raises:
+        ValueError: no values.
+    """
+    n = len(values)
+    if n == 0:
+        raise ValueError("mean_se: expected at least one value, found none")
+    mean = math.fsum(values) / n
+    if n == 1:
+        return mean, math.nan
+    return mean, math.sqrt(math.fsum((x - mean) ** 2 for x in values) / (n - 1) / n)
