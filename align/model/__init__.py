@@ -1,0 +1,1 @@
+"""LLaMA-2: configuration, transformer, heads, weights in and out, adapters, and the plain sampler."""

@@ -1,0 +1,343 @@
+"""LLaMA-2, top to bottom. Modules and parameters bear Hugging Face's names, so its folders need no mapping.
+
+Dims: B rows, T tokens, N gathered positions, V vocabulary, D width, H query heads, K key/value heads, E head width,
+L layers, S cached slots. There is no dropout anywhere. Every weight is read in its own module's forward only, which is
+what ZeRO-3's gathering hooks need; a tied head is one Parameter owned by two modules, which they also allow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from align.errors import ShapeError
+from align.model.config import LlamaConfig
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight: normalised in fp32, cast to the input's dtype, then scaled."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D]."""
+        return self.weight * F.rms_norm(x.float(), x.shape[-1:], None, self.eps).to(x.dtype)
+
+
+@lru_cache(maxsize=16)
+def rope_table(head_dim: int, theta: float, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [length, E/2], fp32, of position × theta^(-2i/E).
+
+    Not a buffer of the module: ``model.to(torch.bfloat16)`` would round the angles' cosines to 8 bits.
+    """
+    with torch.inference_mode(False):  # a table first made while sampling must still serve training
+        exponents = torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim
+        angles = torch.outer(torch.arange(length, device=device, dtype=torch.float32), 1.0 / theta**exponents)
+        return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding in fp32, Hugging Face's layout: component i is paired with i + E/2.
+
+    Args:
+        x: [B, T, heads, E].
+        cos: [B or 1, T, 1, E/2] fp32; sin likewise.
+    """
+    a, b = x.float().chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
+
+
+class KVCache:
+    """Keys and values of every layer, allocated once. A row is one sequence; rows know nothing of each other.
+
+    A token's key is written at the slot of its position, and a token attends to the slots up to its own. So a row is
+    reused by writing from position 0 again: nothing needs clearing, since older slots beyond the position are unseen.
+    Slot S, one past the last, takes the keys of padding.
+
+    On CPU fp32 suits models of either dtype: PyTorch's bf16 decode attention is two to six times slower there.
+    """
+
+    def __init__(
+        self,
+        config: LlamaConfig,
+        rows: int,
+        slots: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        shape = (config.n_layers, rows, config.n_kv_heads, slots + 1, config.head_dim)
+        # zeros, not empty: a masked slot weighs 0, and 0 times a stray NaN would be NaN
+        self.k = torch.zeros(shape, dtype=dtype, device=device)
+        self.v = torch.zeros(shape, dtype=dtype, device=device)
+        self.slots = slots
+        self.rows: Tensor | None = None  # [B] int64, the cache rows of the batch's rows; None: the first B
+        self.length: int | None = (
+            None  # slots attended, > every position of the batch; None: looked up each forward
+        )
+
+    def write(self, layer: int, k: Tensor, v: Tensor, rows: Tensor, slots: Tensor) -> None:
+        """Put k and v [B, T, K, E] of a layer at ``rows`` [B, 1] and ``slots`` [B or 1, T]."""
+        self.k[layer][rows, :, slots] = k.to(self.k.dtype)
+        self.v[layer][rows, :, slots] = v.to(self.v.dtype)
+
+    def read(self, layer: int, batch: int, length: int) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, K, length, E] of a layer; a view unless ``rows`` chooses among the rows."""
+        k, v = self.k[layer, :, :, :length], self.v[layer, :, :, :length]
+        if self.rows is None:
+            return k[:batch], v[:batch]
+        return k[self.rows], v[self.rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What every layer of one forward needs to know, worked out once."""
+
+    cos: Tensor  # [B or 1, T, 1, E/2] fp32
+    sin: Tensor
+    mask: Tensor | None  # [B, 1, T, T or S], added to the attention logits; None: plainly causal
+    cache: KVCache | None = None
+    rows: Tensor | None = None  # [B, 1] where the cache is written
+    slots: Tensor | None = None  # [B or 1, T]
+    length: int = 0  # cached slots attended; 0: a fresh prefill, which attends to its own keys alone
+
+
+class Attention(nn.Module):
+    """Causal self-attention; each key/value head serves H/K consecutive query heads."""
+
+    def __init__(self, config: LlamaConfig, layer: int) -> None:
+        super().__init__()
+        D, E = config.dim, config.head_dim
+        self.layer = layer
+        self.head_dim = E
+        self.q_proj = nn.Linear(D, config.n_heads * E, bias=False)
+        self.k_proj = nn.Linear(D, config.n_kv_heads * E, bias=False)
+        self.v_proj = nn.Linear(D, config.n_kv_heads * E, bias=False)
+        self.o_proj = nn.Linear(config.n_heads * E, D, bias=False)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        B, T, _ = x.shape
+        q = rotate(self.q_proj(x).view(B, T, -1, self.head_dim), context.cos, context.sin)
+        k = rotate(self.k_proj(x).view(B, T, -1, self.head_dim), context.cos, context.sin)
+        v = self.v_proj(x).view(B, T, -1, self.head_dim)
+        if context.cache is not None:
+            assert context.rows is not None
+            assert context.slots is not None
+            context.cache.write(self.layer, k, v, context.rows, context.slots)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        if context.cache is not None and context.length:
+            k, v = context.cache.read(self.layer, B, context.length)
+            q = q.to(k.dtype)
+        mixed = attend(q, k, v, context.mask)
+        out: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(B, T, -1).to(x.dtype))
+        return out
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(q kᵀ / sqrt(E) + mask) v with shared key/value heads.
+
+    Args:
+        q: [B, H, T, E].
+        k: [B, K, S, E]; v likewise.
+        mask: [B, 1, T, S], added; None: causal, S = T.
+
+    Returns:
+        [B, H, T, E].
+    """
+    B, H, T, E = q.shape
+    if T == 1 and mask is not None and q.device.type == "cpu" and not torch.is_grad_enabled():
+        # one query a row: two batched products over the H/K queries of each key head are quicker on CPU than SDPA
+        grouped = q.reshape(B, k.shape[1], -1, E) * E**-0.5
+        weights = (torch.matmul(grouped, k.transpose(2, 3)) + mask).float().softmax(-1)
+        return torch.matmul(weights.to(v.dtype), v).view(B, H, 1, E)
+    if mask is not None:
+        mask = mask.to(q.dtype)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=H != k.shape[1]
+    )
+
+
+class MLP(nn.Module):
+    """SwiGLU: down(silu(gate x) * up x)."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.dim, config.ffn_dim, bias=False)
+        self.up_proj = nn.Linear(config.dim, config.ffn_dim, bias=False)
+        self.down_proj = nn.Linear(config.ffn_dim, config.dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D]."""
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+class Block(nn.Module):
+    """One pre-norm transformer layer."""
+
+    def __init__(self, config: LlamaConfig, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.dim, config.norm_eps)
+        self.self_attn = Attention(config, layer)
+        self.post_attention_layernorm = RMSNorm(config.dim, config.norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        x = x + self.self_attn(self.input_layernorm(x), context)
+        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return out
+
+
+class Backbone(nn.Module):
+    """Tokens -> hidden states: everything but the head."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.dim)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor | None = None,
+        segments: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Hidden states after the last norm; see :meth:`Llama.forward` for the arguments.
+
+        Returns:
+            [B, T, D] in the weights' dtype.
+        """
+        context = self._context(tokens, positions, segments, cache)
+        x = self.embed_tokens(tokens)
+        for layer in self.layers:
+            x = layer(x, context)
+        out: Tensor = self.norm(x)
+        return out
+
+    def _context(
+        self, tokens: Tensor, positions: Tensor | None, segments: Tensor | None, cache: KVCache | None
+    ) -> Context:
+        B, T = tokens.shape
+        for name, given in (("positions", positions), ("segments", segments)):
+            if given is not None and given.shape != tokens.shape:
+                raise ShapeError(
+                    f"{name}: expected {tuple(tokens.shape)} like tokens, found {tuple(given.shape)}"
+                )
+        longest = self.config.max_seq_len if cache is None else min(self.config.max_seq_len, cache.slots)
+        if T > longest:
+            raise ShapeError(f"a row of {T} tokens does not fit: the model and its cache hold {longest}")
+
+        cos, sin = rope_table(
+            self.config.head_dim, self.config.rope_theta, self.config.max_seq_len, tokens.device
+        )
+        if positions is None:
+            cos, sin = cos[None, :T, None], sin[None, :T, None]
+        else:
+            cos, sin = cos[positions].unsqueeze(2), sin[positions].unsqueeze(2)
+
+        if cache is None:
+            return Context(cos, sin, None if segments is None else packed_mask(segments))
+
+        rows = torch.arange(B, device=tokens.device) if cache.rows is None else cache.rows
+        slots = torch.arange(T, device=tokens.device)[None] if positions is None else positions
+        if positions is None and segments is None:
+            return Context(cos, sin, None, cache, rows[:, None], slots)
+        length = cache.length or int(slots.max()) + 1
+        unseen = torch.arange(length, device=tokens.device) > slots[:, :, None]
+        mask = torch.zeros(unseen.shape, device=tokens.device).masked_fill_(unseen, float("-inf"))
+        if segments is not None:
+            slots = torch.where(segments > 0, slots, cache.slots)
+        return Context(cos, sin, mask[:, None], cache, rows[:, None], slots, length)
+
+
+def packed_mask(segments: Tensor) -> Tensor:
+    """[B, T] document numbers -> [B, 1, T, T] fp32: 0 where a token may look (same document, not later), else -inf.
+
+    Padding (0) looks at padding, so that no row of the mask is empty.
+    """
+    T = segments.shape[1]
+    causal = torch.ones(T, T, dtype=torch.bool, device=segments.device).tril()
+    seen = (segments[:, :, None] == segments[:, None, :]) & causal
+    return torch.zeros(seen.shape, device=segments.device).masked_fill_(~seen, float("-inf"))[:, None]
+
+
+class Llama(nn.Module):
+    """The language model: a :class:`Backbone` and the output head."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Backbone(config)
+        self.lm_head = nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.tie()
+
+    def tie(self) -> None:
+        """Make the head the embedding's own Parameter where the config says so; call again after replacing either."""
+        if self.config.tie_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    def forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor | None = None,
+        segments: Tensor | None = None,
+        cache: KVCache | None = None,
+        at: Tensor | None = None,
+    ) -> Tensor:
+        """Logits of the token that follows each token.
+
+        Args:
+            tokens: [B, T] int64.
+            positions: [B, T] int64, position of each token in its own document; None: 0, 1, … in each row.
+            segments: [B, T] int64, documents of a row: 0 is padding; tokens see earlier ones of their own document.
+                None: a row is one document (padding on the right is harmless, nothing before it looks at it).
+            cache: keys and values are written to it at each token's position. Without positions and segments the
+                rows are new and attend to themselves alone; otherwise to their cached slots up to their position,
+                and ``segments`` only tells padding (0) from tokens.
+            at: [N] int64, flat indices into B*T; the head runs on these positions only.
+
+        Returns:
+            fp32 [B, T, V], or [N, V] with ``at``.
+
+        Raises:
+            ShapeError: positions or segments are not shaped like tokens, or a row is longer than the context.
+        """
+        return self.head(self.model(tokens, positions, segments, cache), at)
+
+    def head(self, hidden: Tensor, at: Tensor | None = None) -> Tensor:
+        """Hidden states [B, T, D] -> fp32 logits [B, T, V], or [N, V] at flat indices."""
+        if at is not None:
+            hidden = hidden.flatten(0, 1)[at]
+        logits: Tensor = self.lm_head(hidden)
+        return logits.float()
+
+
+@torch.no_grad()
+def init_weights(module: nn.Module, seed: int, std: float = 0.02) -> None:
+    """Fill every matrix with N(0, std²) and every norm with ones, the same for a seed on any machine."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        if parameter.dim() == 1:
+            parameter.fill_(1.0)
+        else:
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+
+
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Within: modules are made without memory or initial values, to be filled or counted."""
+    with torch.device("meta"):
+        yield
