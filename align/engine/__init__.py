@@ -1,0 +1,1 @@
+"""Training: DeepSpeed around a module, one exact update from many micro-batches, checkpoints, processes."""

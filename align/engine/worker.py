@@ -1,0 +1,83 @@
+"""One of several processes of a stage, started by ``launch.py`` under torchrun: ``python -m align.engine.worker SPEC``.
+
+It leaves ``rank-N.json`` beside the spec: ``done``, ``failed`` with the error, or ``stopped`` by SIGTERM because another
+rank failed. A rank that leaves none was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from align.engine import dist
+from align.engine.launch import run_stage
+from align.errors import AlignError
+
+GRACE = 20.0  # seconds a stopped process may take to save before it ends itself
+
+
+def main(spec: Path) -> int:
+    """Run the stage that the spec names; the exit code is the error's."""
+    rank = int(os.environ["RANK"])
+    record = spec.parent / f"rank-{rank}.json"
+    _watch_stop(record)
+    task = json.loads(spec.read_text())
+    try:
+        dist.setup()
+        run_stage(task["module"], task["recipe"], Path(task["out"]))
+        dist.barrier()
+    except AlignError as error:
+        _tell(record, state="failed", kind=type(error).__name__, message=str(error))
+        return error.exit_code
+    except BaseException as error:
+        traceback.print_exc()
+        _tell(record, state="failed", kind=type(error).__name__, message=f"{type(error).__name__}: {error}")
+        return 1
+    _tell(record, state="done")
+    dist.shutdown()
+    return 0
+
+
+def _tell(record: Path, **values: Any) -> None:
+    if record.exists():  # the first word stands
+        return
+    partial = record.with_suffix(".partial")
+    partial.write_text(json.dumps({"time": time.time(), **values}))
+    partial.replace(record)
+
+
+def _watch_stop(record: Path) -> None:
+    """On SIGTERM leave a record and, after a while, end, even where the main thread hangs in a collective.
+
+    A Python signal handler would wait for the main thread; the wake-up socket is written by the C handler at once.
+    """
+    ours, signals = socket.socketpair()
+    signals.setblocking(False)
+    signal.set_wakeup_fd(signals.fileno(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+    def watch() -> None:
+        while signal.SIGTERM not in ours.recv(64):
+            pass
+        _tell(record, state="stopped")
+        time.sleep(GRACE)
+        os._exit(128 + signal.SIGTERM)
+
+    watch.sockets = (ours, signals)  # type: ignore[attr-defined]  # kept open as long as the thread runs
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    # os._exit: after a failure the process group's threads may hang in their destructors.
+    code = main(Path(sys.argv[1]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,367 @@
+"""A module under DeepSpeed: wrap, run, step, gather. The only file that names ``deepspeed``.
+
+One call trains the same at every ZeRO stage; what differs is where things lie. Arithmetic:
+
+* ``fp32``: everything in fp32.
+* ``bf16``: weights and activations in bf16; gradients are summed, and AdamW runs, in fp32 on fp32 master weights,
+  so that an update far below bf16's resolution is not lost. DeepSpeed sums in fp32 from stage 1 on, so stage 0 in
+  bf16 runs its stage 1: the same numbers, the optimizer's state split over the processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import math
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from align.config import config
+from align.engine import dist
+from align.engine.optim import OptimConfig, param_groups
+from align.errors import TrainingError, WeightsError, nearest
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+@config
+class ZeroConfig:
+    """What is split over the processes: 0 nothing, 1 optimizer, 2 and gradients, 3 and weights."""
+
+    stage: Literal[0, 1, 2, 3]
+    dtype: Literal["fp32", "bf16"]
+    offload_optimizer: bool = False  # to the host's memory
+    offload_params: bool = False
+
+    def __post_init__(self) -> None:
+        if self.offload_params and self.stage != 3:
+            raise ValueError("offload_params needs stage 3")
+        if self.offload_optimizer and self.stage == 0:
+            raise ValueError("offload_optimizer needs stage 1, 2 or 3")
+
+
+class Engine:
+    """A module in training. ``engine(*args)`` is its forward; ``backward`` may be called any number of times a step.
+
+    Attributes:
+        module: the wrapped module. At stage 3 its parameters are empty outside a forward; read weights by
+            :func:`gathered`.
+        optim: its settings.
+        total_steps: length of the run, for the schedule.
+        steps: updates done so far.
+        lr: learning rate of the last update.
+        grad_norm: global gradient norm of the last update, before clipping.
+        device: where inputs belong.
+    """
+
+    def __init__(self, module: nn.Module, optim: OptimConfig, zero: ZeroConfig, total_steps: int) -> None:
+        import torch
+
+        dist.setup()
+        deepspeed = _deepspeed()
+        self.module = module
+        self.optim = optim
+        self.zero = zero
+        self.total_steps = total_steps
+        self.steps = 0
+        self.lr = 0.0
+        self.grad_norm = 0.0
+        # Stage 0 in fp32 is the module's own parameters under torch's own AdamW: nothing flat, no second copy.
+        self.plain = zero.stage == 0 and zero.dtype == "fp32"
+        client = torch.optim.AdamW(
+            param_groups(module, optim.weight_decay),
+            lr=optim.lr,
+            betas=optim.betas,
+            eps=optim.eps,
+            fused=True,
+        )
+        if self.plain:
+            client.register_step_pre_hook(self._clip)
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints memory gauges, whatever the log level
+            self.deepspeed, _, _, _ = deepspeed.initialize(
+                model=module, optimizer=client, config=_settings(optim, zero, self.plain)
+            )
+        self.device: torch.device = self.deepspeed.device
+        # The AdamW that steps: over the parameters, or over DeepSpeed's flat partitions.
+        self.adam: torch.optim.Optimizer = client if self.plain else self.deepspeed.optimizer.optimizer
+        self._make_moments()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's forward. Without gradients under ``torch.no_grad()``, at every stage."""
+        return self.deepspeed(*args, **kwargs)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of ``loss``. They are summed over calls and over processes, never averaged."""
+        # DeepSpeed divides by the number of processes; a single process has nothing to undo.
+        processes = dist.world_size()
+        self.deepspeed.backward(loss * processes if processes > 1 else loss, scale_wrt_gas=False)
+
+    def step(self) -> None:
+        """One AdamW update from the gradients so far, at this step's learning rate, clipped by the global norm.
+
+        Raises:
+            TrainingError: the gradient is not finite.
+        """
+        self.lr = self.optim.lr_at(self.steps, self.total_steps)
+        for group in self.adam.param_groups:
+            group["lr"] = self.lr
+        self.deepspeed.step()
+        if not self.plain:
+            self.grad_norm = float(self.deepspeed.get_global_grad_norm())
+            self._check_norm()
+            if not self.deepspeed.was_step_applied():
+                raise TrainingError(
+                    f"step {self.steps}: DeepSpeed skipped the update; the gradients overflowed"
+                )
+        self.steps += 1
+
+    def close(self) -> None:
+        """Free weights, gradients and optimizer state. The engine and, at stage 3, the module are of no use after."""
+        if self.deepspeed is None:
+            return
+        self.deepspeed.destroy()
+        for hook in (self.deepspeed.module_forward_pre_hook, self.deepspeed.module_forward_post_hook):
+            hook.remove()
+        del self.deepspeed, self.adam, self.module
+        self.deepspeed = None
+        gc.collect()
+
+    def _make_moments(self) -> None:
+        """Make AdamW's state now instead of at its first update.
+
+        There is then something to save and to load into from the start. And DeepSpeed's stages 1 and 2 tie parameters
+        to their state after the first group's first update, when a second group would have none yet.
+        """
+        import torch
+
+        inner = self.deepspeed.optimizer
+        if self.zero.stage == 3:
+            partitions = inner.fp32_partitioned_groups_flat
+        else:
+            partitions = [p for group in self.adam.param_groups for p in group["params"]]
+        for partition in partitions:
+            self.adam.state[partition] = {
+                "step": torch.zeros((), dtype=torch.float32, device=partition.device),
+                "exp_avg": torch.zeros_like(partition, requires_grad=False),
+                "exp_avg_sq": torch.zeros_like(partition, requires_grad=False),
+            }
+        if not self.plain and self.zero.stage != 3:
+            inner._lazy_init_hp_params_optimizer_state()
+
+    def _clip(self, *_: Any) -> None:
+        """Clip as torch does, once DeepSpeed has summed the gradients and just before AdamW reads them."""
+        import torch
+
+        grads = [p for group in self.adam.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.clip_grad_norm_(grads, self.optim.clip or math.inf)
+        self.grad_norm = float(norm)
+        self._check_norm()
+
+    def _check_norm(self) -> None:
+        if not math.isfinite(self.grad_norm):
+            raise TrainingError(f"step {self.steps}: the gradient norm is {self.grad_norm}")
+
+
+def wrap(module: nn.Module, optim: OptimConfig, zero: ZeroConfig, total_steps: int) -> Engine:
+    """Put ``module`` under DeepSpeed for a run of ``total_steps`` updates. Its weights are taken over, not copied.
+
+    Every process must hand in the same weights (read from one checkpoint, or made from one seed).
+    """
+    return Engine(module, optim, zero, total_steps)
+
+
+def gathered(engine: Engine) -> Iterator[tuple[str, Tensor]]:
+    """Every weight whole, fp32, on the CPU, by name: one at a time, so that a model larger than a device can be saved.
+
+    In bf16 these are the masters. All processes must iterate to the end; all get the tensors.
+    """
+    for name, parameter in engine.module.named_parameters():
+        yield name, _master(engine, parameter).to("cpu", copy=True)
+
+
+def copy_weights(engine: Engine, target: nn.Module) -> None:
+    """The weights that the next forward would use, copied into a plain module of the same names.
+
+    For rollouts: gathered once, then ``target`` samples without a collective in its loop. All processes must call.
+
+    Raises:
+        WeightsError: ``target`` lacks a name or has it in another shape.
+    """
+    import torch
+
+    theirs = dict(target.named_parameters())
+    ours = list(engine.module.named_parameters())
+    for name, parameter in ours:
+        shape = getattr(parameter, "ds_shape", parameter.shape)
+        if name not in theirs:
+            raise WeightsError(f"copying weights: the target has no {name}{nearest(name, theirs)}")
+        if theirs[name].shape != shape:
+            found = list(theirs[name].shape)
+            raise WeightsError(f"copying weights: {name} is {list(shape)}, the target's is {found}")
+    with torch.no_grad():
+        for chunk in _chunks(ours):
+            with _whole(engine, [parameter for _, parameter in chunk]):
+                for name, parameter in chunk:
+                    theirs[name].copy_(parameter)
+
+
+def state_tensors(engine: Engine) -> Iterator[tuple[str, Tensor]]:
+    """All that the next update depends on: ``weight/NAME`` (fp32 masters), ``exp_avg/NAME``, ``exp_avg_sq/NAME``.
+
+    CPU tensors, whole, one at a time. All processes must iterate to the end.
+    """
+    for name, parameter in engine.module.named_parameters():
+        yield f"weight/{name}", _master(engine, parameter).to("cpu", copy=True)
+        if parameter.requires_grad:
+            for key in ("exp_avg", "exp_avg_sq"):
+                yield f"{key}/{name}", _moment(engine, parameter, key).to("cpu", copy=True)
+
+
+def load_state(engine: Engine, read: Callable[[str], Tensor], steps: int) -> None:
+    """Put an engine where :func:`state_tensors` found another, at any ZeRO stage and number of processes.
+
+    Args:
+        engine: of the same module and settings.
+        read: a tensor by its key; every process reads the same.
+        steps: updates done by then.
+    """
+    import torch
+
+    engine.steps = steps
+    with torch.no_grad():
+        for state in engine.adam.state.values():
+            state["step"].fill_(steps)
+        for name, parameter in engine.module.named_parameters():
+            _set_weight(engine, parameter, read(f"weight/{name}"))
+            if parameter.requires_grad:
+                for key in ("exp_avg", "exp_avg_sq"):
+                    _set_moment(engine, parameter, key, read(f"{key}/{name}"))
+
+
+def memory() -> dict[str, float]:
+    """Bytes at their highest so far: ``host`` (this process' resident set) and, with a GPU, ``device``."""
+    import resource
+
+    import torch
+
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    peaks = {"host": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)}
+    if torch.cuda.is_available():
+        peaks["device"] = float(torch.cuda.max_memory_allocated())
+    return peaks
+
+
+def _deepspeed() -> Any:
+    """DeepSpeed, imported so that it finds its build tool and keeps quiet."""
+    # Its CPU collectives are compiled at first use by ninja, which lies beside this Python.
+    beside = str(Path(sys.executable).parent)
+    if beside not in os.environ.get("PATH", "").split(os.pathsep):
+        os.environ["PATH"] = beside + os.pathsep + os.environ.get("PATH", "")
+    # It tells of every setting at INFO, some of it while being imported.
+    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
+    warnings.filterwarnings("ignore", message=".*reduce_scatter_tensor.*deprecated", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*deprecated", category=FutureWarning)
+    import deepspeed
+    from deepspeed.utils import logger
+
+    logger.setLevel("WARNING")
+    return deepspeed
+
+
+def _settings(optim: OptimConfig, zero: ZeroConfig, plain: bool) -> dict[str, Any]:
+    bf16 = zero.dtype == "bf16"
+    split: dict[str, Any] = {"stage": max(zero.stage, 1) if bf16 else zero.stage}
+    if zero.offload_optimizer:
+        split["offload_optimizer"] = {"device": "cpu"}
+    if zero.offload_params:
+        split["offload_param"] = {"device": "cpu"}
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,  # DeepSpeed's bookkeeping; ours comes from the batches
+        "managed_gradient_accumulation": False,  # step() is the boundary: any number of micro-batches before it
+        "gradient_clipping": 0.0 if plain else optim.clip,
+        "zero_optimization": split,
+        "zero_force_ds_cpu_optimizer": False,  # torch's fused AdamW also where the state is offloaded
+        "steps_per_print": None,
+        "wall_clock_breakdown": False,
+    }
+    if bf16:
+        settings["bf16"] = {"enabled": True}
+        settings["data_types"] = {"grad_accum_dtype": "fp32"}
+    return settings
+
+
+def _chunks(
+    named: list[tuple[str, nn.Parameter]], limit: int = 500_000_000
+) -> Iterator[list[tuple[str, nn.Parameter]]]:
+    """Runs of parameters of at most ``limit`` elements each (at least one parameter)."""
+    chunk: list[tuple[str, nn.Parameter]] = []
+    size = 0
+    for name, parameter in named:
+        elements = getattr(parameter, "ds_numel", parameter.numel())
+        if chunk and size + elements > limit:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append((name, parameter))
+        size += elements
+    if chunk:
+        yield chunk
+
+
+def _whole(
+    engine: Engine, parameters: list[nn.Parameter], write: bool = False
+) -> contextlib.AbstractContextManager[Any]:
+    """Within: the parameters' data is whole on this process; ``write``: what rank 0 wrote is kept by all."""
+    if engine.zero.stage != 3:
+        return contextlib.nullcontext()
+    gather: contextlib.AbstractContextManager[Any] = _deepspeed().zero.GatheredParameters(
+        parameters, modifier_rank=0 if write else None
+    )
+    return gather
+
+
+def _master(engine: Engine, parameter: nn.Parameter) -> Tensor:
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    if engine.plain:
+        return parameter.detach()
+    if not parameter.requires_grad:  # frozen: it has no master
+        with _whole(engine, [parameter]):
+            return parameter.detach().float().clone()
+    whole: Tensor = safe_get_full_fp32_param(parameter)
+    return whole.detach()
+
+
+def _moment(engine: Engine, parameter: nn.Parameter, key: str) -> Tensor:
+    from deepspeed.utils import safe_get_full_optimizer_state
+
+    whole: Tensor = (
+        engine.adam.state[parameter][key] if engine.plain else safe_get_full_optimizer_state(parameter, key)
+    )
+    return whole
+
+
+def _set_weight(engine: Engine, parameter: nn.Parameter, value: Tensor) -> None:
+    """Both copies: what the forward uses and, where there is one, the fp32 master."""
+    from deepspeed.utils import safe_set_full_fp32_param
+
+    with _whole(engine, [parameter], write=True):
+        parameter.data.copy_(value)
+    if parameter.requires_grad and not engine.plain:
+        safe_set_full_fp32_param(parameter, value)
+
+
+def _set_moment(engine: Engine, parameter: nn.Parameter, key: str, value: Tensor) -> None:
+    from deepspeed.utils import safe_set_full_optimizer_state
+
+    if engine.plain:
+        engine.adam.state[parameter][key].copy_(value)
+    else:
+        safe_set_full_optimizer_state(parameter, value, key)
