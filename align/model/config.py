@@ -1,4 +1,4 @@
-"""What a LLaMA is, without torch: sizes, presets, parameter count, and Hugging Face's ``config.json`` in and out."""
+"""What a LLaMA is, without torch: sizes, presets, parameter count, Hugging Face's ``config.json``."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ PRESETS: dict[str, LlamaConfig] = {
         vocab_size=4096, dim=256, n_layers=8, n_heads=8, n_kv_heads=4, ffn_dim=688, max_seq_len=1024
     ),
     "base-110m": LlamaConfig(
-        vocab_size=32000, dim=768, n_layers=12, n_heads=12, n_kv_heads=12, ffn_dim=2048, max_seq_len=1024
+        vocab_size=16000, dim=768, n_layers=12, n_heads=12, n_kv_heads=12, ffn_dim=2048, max_seq_len=1024
     ),
 }
 
@@ -135,8 +135,8 @@ def to_hf(
 ) -> dict[str, Any]:
     """Hugging Face's ``config.json`` of a policy or a reward model.
 
-    ``pad`` is written for reward models only: LlamaForSequenceClassification reads its score at the last token
-    that is not ``pad``. The unknown piece (0) serves: with byte fallback no text encodes to it.
+    ``pad`` is written for reward models only: LlamaForSequenceClassification reads its score at the last
+    token that is not ``pad``. The unknown piece (0) serves: with byte fallback no text encodes to it.
     """
     values: dict[str, Any] = {
         "architectures": [architecture],

@@ -10,7 +10,7 @@ from align.model.llama import Backbone, KVCache, Llama, on_meta
 
 
 class Scorer(nn.Module):
-    """One score a token; a reward model reads it at the last real token, a critic at every token of the answer.
+    """One score a token: a reward model reads it at the last real token, a critic at every answer token.
 
     Parameter names are those of Hugging Face's LlamaForSequenceClassification with one label.
     """
@@ -47,7 +47,7 @@ def scorer_from_policy(llama: Llama, seed: int, std: float | None = None) -> Sco
     Args:
         llama: gives its backbone away.
         seed: of the scalar head's start.
-        std: of the scalar head's start; None: 1 / sqrt(D + 1) (the recipe's section 7); 0 scores everything 0.
+        std: of the scalar head's start; None: 1 / sqrt(D + 1) (the usual start of a critic); 0: all scores 0.
     """
     with on_meta():
         scorer = Scorer(llama.config)

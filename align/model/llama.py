@@ -1,8 +1,8 @@
 """LLaMA-2, top to bottom. Modules and parameters bear Hugging Face's names, so its folders need no mapping.
 
-Dims: B rows, T tokens, N gathered positions, V vocabulary, D width, H query heads, K key/value heads, E head width,
-L layers, S cached slots. There is no dropout anywhere. Every weight is read in its own module's forward only, which is
-what ZeRO-3's gathering hooks need; a tied head is one Parameter owned by two modules, which they also allow.
+Dims: B rows, T tokens, N gathered positions, V vocabulary, D width, H query heads, K key/value heads, E head
+width, L layers, S cached slots. There is no dropout anywhere. Every weight is read in its own module's forward
+only, as ZeRO-3's gathering hooks need; a tied head is one Parameter owned by two modules, which they allow.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class KVCache:
     """Keys and values of every layer, allocated once. A row is one sequence; rows know nothing of each other.
 
-    A token's key is written at the slot of its position, and a token attends to the slots up to its own. So a row is
-    reused by writing from position 0 again: nothing needs clearing, since older slots beyond the position are unseen.
+    A token's key is written at the slot of its position, and a token attends to the slots up to its own. So a
+    row is reused by writing from position 0 again: nothing needs clearing, older slots beyond are unseen.
     Slot S, one past the last, takes the keys of padding.
 
-    On CPU fp32 suits models of either dtype: PyTorch's bf16 decode attention is two to six times slower there.
+    On CPU fp32 suits models of either dtype: PyTorch's attention to a bf16 cache is up to six times slower.
     """
 
     def __init__(
@@ -155,14 +155,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """
     B, H, T, E = q.shape
     if T == 1 and mask is not None and q.device.type == "cpu" and not torch.is_grad_enabled():
-        # one query a row: two batched products over the H/K queries of each key head are quicker on CPU than SDPA
+        # one query a row: two batched products over the queries of each key head beat SDPA on CPU
         grouped = q.reshape(B, k.shape[1], -1, E) * E**-0.5
         weights = (torch.matmul(grouped, k.transpose(2, 3)) + mask).float().softmax(-1)
         return torch.matmul(weights.to(v.dtype), v).view(B, H, 1, E)
     if mask is not None:
         mask = mask.to(q.dtype)
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=H != k.shape[1]
+        q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=k.shape[1] != H
     )
 
 
@@ -237,7 +237,7 @@ class Backbone(nn.Module):
                     f"{name}: expected {tuple(tokens.shape)} like tokens, found {tuple(given.shape)}"
                 )
         longest = self.config.max_seq_len if cache is None else min(self.config.max_seq_len, cache.slots)
-        if T > longest:
+        if longest < T:
             raise ShapeError(f"a row of {T} tokens does not fit: the model and its cache hold {longest}")
 
         cos, sin = rope_table(
@@ -264,7 +264,7 @@ class Backbone(nn.Module):
 
 
 def packed_mask(segments: Tensor) -> Tensor:
-    """[B, T] document numbers -> [B, 1, T, T] fp32: 0 where a token may look (same document, not later), else -inf.
+    """[B, T] document numbers -> [B, 1, T, T] fp32: 0 where a token looks (its document, not later), else -inf.
 
     Padding (0) looks at padding, so that no row of the mask is empty.
     """
@@ -285,7 +285,7 @@ class Llama(nn.Module):
         self.tie()
 
     def tie(self) -> None:
-        """Make the head the embedding's own Parameter where the config says so; call again after replacing either."""
+        """Make the head the embedding's Parameter if the config says so; call again after replacing one."""
         if self.config.tie_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
@@ -302,11 +302,11 @@ class Llama(nn.Module):
         Args:
             tokens: [B, T] int64.
             positions: [B, T] int64, position of each token in its own document; None: 0, 1, … in each row.
-            segments: [B, T] int64, documents of a row: 0 is padding; tokens see earlier ones of their own document.
-                None: a row is one document (padding on the right is harmless, nothing before it looks at it).
-            cache: keys and values are written to it at each token's position. Without positions and segments the
-                rows are new and attend to themselves alone; otherwise to their cached slots up to their position,
-                and ``segments`` only tells padding (0) from tokens.
+            segments: [B, T] int64, documents of a row, 0 is padding; a token sees its own document's past.
+                None: a row is one document (padding on its right is harmless: nothing before looks at it).
+            cache: keys and values are written to it at each token's position. Without positions and segments
+                the rows are new and attend to themselves alone; otherwise to their cached slots up to their
+                position, and ``segments`` only tells padding (0) from tokens.
             at: [N] int64, flat indices into B*T; the head runs on these positions only.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Plain generation, one sequence at a time, nothing cached: the definition that rollout engines are tested against."""
+"""Plain generation, one sequence at a time, nothing cached: the definition rollout engines must equal."""
 
 from __future__ import annotations
 
@@ -36,19 +36,20 @@ def generate(
         top_p: keep the likeliest tokens until their mass exceeds it (Meta's rule), 1 keeps all.
         top_k: keep so many of the likeliest, 0 keeps all.
         eos: tokens that end an answer; the one reached belongs to the answer.
-        seed: with ``step``, the prompt's and the sample's index and the token's position it addresses the draw.
-        step: see ``seed``.
+        seed: with step, the indices of prompt and sample, and the token's position, the address of each draw.
+        step: see seed.
         samples: answers a prompt.
 
     Returns:
-        samples answers of each prompt, in order; log-probs under the distribution sampled from (T = 0: under T = 1).
+        ``samples`` answers of each prompt, in order; log-probs under what was drawn from (at T = 0: T = 1).
     """
     stops = {eos} if isinstance(eos, int) else set(eos)
     device = next(model.parameters()).device
     rollouts = []
     for index, prompt in enumerate(prompts):
         for sample in range(samples):
-            tokens, logprobs = list(prompt), []
+            tokens = list(prompt)
+            logprobs: list[float] = []
             room = min(max_new_tokens, model.config.max_seq_len - len(prompt))
             while len(logprobs) < room and not (logprobs and tokens[-1] in stops):
                 logits = model(torch.tensor([tokens], device=device))[0, -1]
@@ -68,7 +69,7 @@ def generate(
 
 
 def filtered_logprobs(logits: Tensor, temperature: float, top_p: float = 1.0, top_k: int = 0) -> Tensor:
-    """Log-probabilities [V] fp32 that a token is drawn from: temperature, then top-k, then top-p; -inf where cut."""
+    """Log-probabilities [V] fp32 to draw from: temperature, then top-k, then top-p; -inf where cut."""
     logprob = (logits.float() / (temperature or 1.0)).log_softmax(-1)
     if top_k and top_k < logprob.numel():
         kept = logprob.argsort(descending=True, stable=True)[:top_k]
@@ -82,9 +83,9 @@ def filtered_logprobs(logits: Tensor, temperature: float, top_p: float = 1.0, to
 
 
 def draw(logprob: Tensor, u: float) -> int:
-    """Inverse CDF in token-id order: the first token whose cumulated probability exceeds u times the whole.
+    """Inverse CDF in token-id order: the first token whose cumulated probability exceeds u × the whole.
 
-    Taking u of the sum as it was cumulated, not of 1, keeps rounding from reaching past the last possible token.
+    u of the sum as it was cumulated, not of 1: rounding cannot reach past the last possible token.
     """
     cumulated = logprob.exp().cumsum(0)
     return int(torch.searchsorted(cumulated, cumulated[-1] * u, right=True))
