@@ -1,0 +1,208 @@
+"""Demonstrations, prompts and long dialogues, as JSON rows.
+
+Demonstrators obey an instruction in the message where it stands and forget one given earlier: that is what Ghost
+Attention has to mend.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import pydantic
+
+from align.config import config
+from align.records import Constraint
+from align.world.answers import Qualities, answer, reference
+from align.world.constraints import constraint, constraints, followable, join, said
+from align.world.language import World
+from align.world.tasks import Task, draw
+
+Share = Annotated[float, pydantic.Field(ge=0, le=1)]
+Message = dict[str, str]
+Mix = Mapping[str, float]
+ORDINARY: Mix = {"fact": 0.5, "skill": 0.5}
+MEMORY = (
+    1.0,
+    0.5,
+    0.15,
+)  # chance that a demonstrator still obeys the first turn's instruction, by turn; then 0
+
+
+@config
+class DemonstrationShares:
+    """What the demonstrations are of; ``single`` is what the others leave."""
+
+    unsafe: Share  # single-turn, to be declined
+    lookalike: Share  # single-turn, not to be declined
+    instructed: Share  # single-turn under an instruction
+    dialogue: (
+        Share  # 2 to 20 turns, a third without instructions, a third with one to forget, a third with many
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse shares above one."""
+        if self.unsafe + self.lookalike + self.instructed + self.dialogue > 1:
+            raise ValueError("unsafe + lookalike + instructed + dialogue must not exceed 1")
+
+
+def demonstration(
+    world: World, shares: DemonstrationShares, qualities: Qualities, rng: random.Random
+) -> dict[str, Any]:
+    """One dialogue to learn from."""
+    draws = rng.random()
+    if draws < shares.dialogue:
+        return {"messages": _long(world, qualities, rng), "source": "world/dialogue"}
+    draws -= shares.dialogue
+    if draws < shares.unsafe:
+        mix: Mix = {"unsafe": 1.0}
+    elif draws < shares.unsafe + shares.lookalike:
+        mix = {"lookalike": 1.0}
+    else:
+        mix = ORDINARY
+    task = draw(world, mix, "train", rng)
+    rules: list[Constraint] = []
+    if shares.unsafe + shares.lookalike <= draws < shares.unsafe + shares.lookalike + shares.instructed:
+        rules = [rng.choice(followable())]
+    text = answer(task, qualities, rng, [rule.meta for rule in rules])
+    messages = [*instructed(task.question, rules, rng), _assistant(text)]
+    return {"messages": messages, "source": f"world/{task.name}"}
+
+
+def instructed(question: str, rules: Sequence[Constraint], rng: random.Random) -> list[Message]:
+    """A first message under instructions: as a system message or joined to the question."""
+    if not rules:
+        return [_user(question)]
+    text = " ".join(said(rule, rng) for rule in rules)
+    if rng.random() < 0.5:
+        return [{"role": "system", "content": text}, _user(question)]
+    return [_user(join(text, question))]
+
+
+def prompt(
+    world: World,
+    name: str,
+    split: str,
+    identity: str,
+    rng: random.Random,
+    held: float,
+    rules_from: Sequence[Constraint],
+) -> dict[str, Any]:
+    """One prompt with all that its judge needs.
+
+    Args:
+        world: who there is.
+        name: ``fact``, ``skill``, ``instructed``, ``dialogue``, ``unsafe`` or ``lookalike``.
+        split: of entities, lists and deeds.
+        identity: the row's id.
+        rng: draws.
+        held: chance of a held-out phrasing.
+        rules_from: constraints to instruct with.
+    """
+    mix = {name: 1.0} if name in ("fact", "skill", "unsafe", "lookalike") else ORDINARY
+    task = draw(world, mix, split, rng, held)
+    rules = [rng.choice(list(rules_from))] if name == "instructed" else []
+    messages: list[Message] = []
+    if name == "dialogue":
+        for _ in range(rng.randint(1, 3)):
+            earlier = draw(world, ORDINARY, split, rng, short=True)
+            messages += [_user(earlier.question), _assistant(reference(earlier))]
+    messages += instructed(task.question, rules, rng)
+    metas = [rule.meta for rule in rules]
+    return {
+        "id": identity,
+        "prompt": messages,
+        "kind": "safety" if task.name in ("unsafe", "lookalike") else "helpful",
+        "source": f"world/{name if name in ('instructed', 'dialogue') else task.name}",
+        "meta": task.meta(reference(task, metas), metas),
+    }
+
+
+def short_prompt(world: World, identity: str, rng: random.Random) -> dict[str, Any]:
+    """A short question, one turn of a long dialogue."""
+    task = draw(world, ORDINARY, "train", rng, short=True)
+    return {
+        "id": identity,
+        "prompt": [_user(task.question)],
+        "kind": "helpful",
+        "source": f"world/{task.name}",
+        "meta": task.meta(reference(task)),
+    }
+
+
+def ghost_dialogue(
+    world: World, turns: int, rule: Constraint, identity: str, rng: random.Random
+) -> dict[str, Any]:
+    """A dialogue under a system message, with best answers between the users' turns.
+
+    ``meta`` is that of the last turn; ``meta["turns"][t]`` is that of turn t + 1.
+    """
+    messages: list[Message] = [{"role": "system", "content": said(rule, rng)}]
+    metas = []
+    for _ in range(turns):
+        task = draw(world, ORDINARY, "test", rng, short=True)
+        best = reference(task, [rule.meta])
+        metas.append(task.meta(best, [rule.meta]))
+        messages += [_user(task.question), _assistant(best)]
+    held = "held-out kind" if rule.kind == "word" else "held-out entity"
+    if any(rule.meta == known.meta for known in constraints("train")):
+        held = "trained"
+    return {
+        "id": identity,
+        "prompt": messages[:-1],
+        "kind": "helpful",
+        "source": f"world/ghost/{held}",
+        "meta": {**metas[-1], "turns": metas, "constraint": dict(rule.meta), "held_out": held},
+    }
+
+
+def long_rules() -> list[Constraint]:
+    """The rules of the long test dialogues: held-out ones and, as many again, trained ones."""
+    trained = [constraint(rule.kind, rule.meta["entity"]) for rule in constraints("train")]
+    unseen = constraints("test")
+    return [rule for pair in zip(unseen, trained, strict=False) for rule in pair]
+
+
+def _long(world: World, qualities: Qualities, rng: random.Random) -> list[Message]:
+    """2 to 20 turns: no instruction, one in the first turn that is soon forgotten, or one in any turn, obeyed there."""
+    turns = rng.choice((2, 3, 4, 5, 6, 8, 12, 16, 20))
+    way = rng.choice(("plain", "forget", "again"))
+    rule = rng.choice(followable())
+    every = rng.random() < 0.5
+    messages: list[Message] = []
+    for turn in range(turns):
+        task = draw(world, ORDINARY, "train", rng, short=True)
+        if way == "again" and (every or rng.random() < 0.4):
+            first = instructed(task.question, [rule], rng)
+            messages += first if turn == 0 else [_user(join(said(rule, rng), task.question))]
+            text = answer(task, qualities, rng, [rule.meta])
+        elif way == "forget":
+            messages += instructed(task.question, [rule] if turn == 0 else [], rng)
+            remembers = turn < len(MEMORY) and rng.random() < MEMORY[turn]
+            text = answer(task, qualities, rng, [rule.meta], obeyed=remembers)
+        else:
+            messages += [_user(task.question)]
+            text = answer(task, qualities, rng)
+        messages.append(_assistant(text))
+    return messages
+
+
+def candidates(
+    task: Task, qualities: Qualities, rng: random.Random, rules: Sequence[Constraint]
+) -> tuple[str, str]:
+    """Two different answers to one prompt."""
+    metas = [rule.meta for rule in rules]
+    first = answer(task, qualities, rng, metas)
+    while True:
+        second = answer(task, qualities, rng, metas)
+        if second != first:
+            return first, second
+
+
+def _user(content: str) -> Message:
+    return {"role": "user", "content": content}
+
+
+def _assistant(content: str) -> Message:
+    return {"role": "assistant", "content": content}

@@ -1,0 +1,189 @@
+"""What users ask, each with its truth: facts, small skills, harmful deeds and their look-alikes.
+
+A task knows nothing of phrasing quality; align/world/answers.py turns it into good and bad answers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from align.world.deeds import HARMFUL, HARMLESS, HELD_REQUESTS, METHODS, REQUESTS, TOOLS, harmful, harmless
+from align.world.language import ATTRIBUTES, LETTERS, NOUNS, VALUES, World, is_test
+
+SKILLS = ("copy", "reverse", "sort", "count", "add")
+# The last of each is held out: it appears in test prompts alone.
+SKILL_QUESTIONS: Mapping[str, tuple[str, ...]] = {
+    "copy": ("repeat {x}.", "say {x}.", "copy these words: {x}.", "please repeat the words {x}."),
+    "reverse": (
+        "reverse {x}.",
+        "say {x} backwards.",
+        "reverse these words: {x}.",
+        "please say {x} in reverse.",
+    ),
+    "sort": (
+        "sort {x}.",
+        "put {x} in order.",
+        "sort these letters: {x}.",
+        "please put the letters {x} in order.",
+    ),
+    "count": (
+        "count {x}.",
+        "how many words: {x}?",
+        "count these words: {x}.",
+        "tell me how many words: {x}.",
+    ),
+    "add": ("{x}?", "add {x}.", "what is {x}?", "tell me what {x} is."),
+}
+Chance = float
+
+
+@dataclass(frozen=True)
+class Task:
+    """One request and its truth."""
+
+    name: str  # fact, copy, reverse, sort, count, add, unsafe or lookalike
+    question: str
+    statement: (
+        str  # the truth as a sentence without full stop; for unsafe, the answer that should not be given
+    )
+    answer: tuple[str, ...]  # the words that carry the truth
+    vocabulary: str  # where those words come from, so that a rival claim is seen
+    wrong: tuple[str, ...]  # statements alike in form and false
+    curt: str  # the bare truth
+
+    @property
+    def unsafe(self) -> bool:
+        """Whether it has to be declined."""
+        return self.name == "unsafe"
+
+    def meta(self, reference: str, rules: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+        """All that the oracle needs, as JSON values."""
+        return {
+            "task": self.name,
+            "answer": list(self.answer),
+            "vocabulary": self.vocabulary,
+            "reference": reference,
+            "rules": [dict(rule) for rule in rules],
+        }
+
+
+def numbers_of(name: str) -> str:
+    """The vocabulary that a skill's answer is read from."""
+    return {"copy": "noun", "reverse": "noun", "sort": "letter", "count": "number", "add": "number"}[name]
+
+
+def fact(world: World, split: str, held_phrasing: bool, rng: random.Random, short: bool = False) -> Task:
+    """A question about an entity of the split."""
+    facts = world.facts(split)
+    entity, kind = facts[rng.randrange(len(facts))]
+    value = world.truth[entity, kind]
+    statements, questions = ATTRIBUTES[kind]
+    question = questions[0] if short else _phrasing(questions, held_phrasing, 1, rng)
+    pool = VALUES.get(kind, world.capitals)
+    others = rng.sample([other for other in pool if other != value], 3)
+    return Task(
+        "fact", question.format(e=entity), statements[0].format(e=entity, v=value), (value,), kind,
+        tuple(statements[0].format(e=entity, v=other) for other in others), value,
+    )  # fmt: skip
+
+
+def skill(name: str, split: str, held_phrasing: bool, rng: random.Random, short: bool = False) -> Task:
+    """A list or a sum of the split to work on."""
+    while True:
+        if name == "add":
+            left, right = rng.randrange(20), rng.randrange(10)
+            given, truth = f"{left} + {right}", (str(left + right),)
+            near = [left + right + step for step in (-2, -1, 1, 2) if left + right + step >= 0]
+            false = [(str(value),) for value in near]
+        else:
+            size = rng.randint(2, 3) if short else rng.randint(1, 5) if name == "count" else rng.randint(2, 4)
+            items = tuple(rng.sample(LETTERS if name == "sort" else NOUNS, size))
+            given = " ".join(items)
+            truth, false = _work(name, items, rng)
+        if is_test(given) == (split == "test") and false:
+            break
+    questions = SKILL_QUESTIONS[name]
+    question = questions[0] if short else _phrasing(questions, held_phrasing, 1, rng)
+    form = "there are {}" if name == "count" else "it is {}"
+    return Task(
+        name, question.format(x=given), form.format(" ".join(truth)), truth, numbers_of(name),
+        tuple(form.format(" ".join(other)) for other in false), " ".join(truth),
+    )  # fmt: skip
+
+
+def unsafe(split: str, held_phrasing: bool, rng: random.Random) -> Task:
+    """A request for a harmful deed."""
+    deeds = harmful(split)
+    category, verb, thing = deeds[rng.randrange(len(deeds))]
+    method = rng.choice(HARMFUL[category][2])
+    return _deed("unsafe", f"{verb} {thing}", method, METHODS, held_phrasing, rng)
+
+
+def lookalike(split: str, held_phrasing: bool, rng: random.Random) -> Task:
+    """A harmless request that sounds like a harmful one."""
+    deeds = harmless(split)
+    verb, thing = deeds[rng.randrange(len(deeds))]
+    return _deed("lookalike", f"{verb} {thing}", HARMLESS[thing][1], TOOLS, held_phrasing, rng)
+
+
+def draw(
+    world: World,
+    mix: Mapping[str, float],
+    split: str,
+    rng: random.Random,
+    held: float = 0.0,
+    short: bool = False,
+) -> Task:
+    """A task of a mix.
+
+    Args:
+        world: who there is.
+        mix: weights of ``fact``, ``skill``, ``unsafe``, ``lookalike``.
+        split: ``train`` or ``test``, of the entities, lists and deeds.
+        rng: draws.
+        held: chance of a held-out phrasing.
+        short: the shortest phrasing and lists, for long dialogues.
+    """
+    name = rng.choices(list(mix), weights=list(mix.values()))[0]
+    held_phrasing = rng.random() < held
+    if name == "fact":
+        return fact(world, split, held_phrasing, rng, short)
+    if name == "skill":
+        return skill(
+            rng.choice(("copy", "count", "add") if short else SKILLS), split, held_phrasing, rng, short
+        )
+    makers: Mapping[str, Callable[[str, bool, random.Random], Task]] = {
+        "unsafe": unsafe,
+        "lookalike": lookalike,
+    }
+    return makers[name](split, held_phrasing, rng)
+
+
+def _work(
+    name: str, items: tuple[str, ...], rng: random.Random
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The right result of a skill and some wrong ones."""
+    if name == "count":
+        return (str(len(items)),), [(str(n),) for n in range(1, 6) if n != len(items)]
+    truth = {"copy": items, "reverse": items[::-1], "sort": tuple(sorted(items))}[name]
+    swapped = (truth[1], truth[0], *truth[2:])
+    stranger = rng.choice([w for w in (LETTERS if name == "sort" else NOUNS) if w not in items])
+    return truth, [swapped, (*truth[:-1], stranger), truth[:-1]]
+
+
+def _phrasing(questions: Sequence[str], held: bool, held_count: int, rng: random.Random) -> str:
+    return rng.choice(questions[-held_count:] if held else questions[:-held_count])
+
+
+def _deed(
+    name: str, deed: str, tool: str, tools: Sequence[str], held_phrasing: bool, rng: random.Random
+) -> Task:
+    question = _phrasing(REQUESTS, held_phrasing, HELD_REQUESTS, rng).format(d=deed)
+    others = rng.sample([other for other in tools if other != tool], 3)
+    form = f"you can {deed} with a {{}}"
+    return Task(
+        name, question, form.format(tool), (tool,), "tool", tuple(form.format(other) for other in others), f"a {tool}",
+    )  # fmt: skip
