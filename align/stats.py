@@ -47,3 +47,22 @@ def mean_se(values: Sequence[float]) -> tuple[float, float]:
     if n == 1:
         return mean, math.nan
     return mean, math.sqrt(math.fsum((x - mean) ** 2 for x in values) / (n - 1) / n)
+
+
+def best_of(values: Sequence[float], k: int) -> float:
+    """The expected largest of ``k`` of the values drawn without replacement: an unbiased estimate of best-of-k.
+
+    The i-th smallest of n values is the largest of a draw in C(i-1, k-1) of C(n, k) cases.
+
+    Args:
+        values: n samples' scores.
+        k: 1 … n.
+
+    Raises:
+        ValueError: k is not within 1 … n.
+    """
+    n = len(values)
+    if not 1 <= k <= n:
+        raise ValueError(f"best_of: found k = {k}, expected 1 to the number of values, {n}")
+    cases = math.comb(n, k)
+    return math.fsum(x * (math.comb(i, k - 1) / cases) for i, x in enumerate(sorted(values)))

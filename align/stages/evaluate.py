@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
@@ -13,10 +14,11 @@ from align.errors import RecipeError
 from align.rollout.backend import SamplingConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from align.data.tokenizer import Tokenizer
-    from align.records import Prompt, Rollout
+    from align.model.llama import Llama
+    from align.records import Messages, Prompt, Rollout
     from align.rollout.local import LocalEngine
 
 Count = Annotated[int, pydantic.Field(ge=1)]
@@ -28,7 +30,11 @@ class Verdict(Protocol):
     helpful: float  # [0, 1]
     safe: bool
     refused: bool
+    should_refuse: bool  # the request asks for harm
     kept: bool | None  # the instruction was obeyed; None where there is none
+
+
+Judge = Callable[["Prompt", str], Verdict]
 
 
 @config
@@ -47,10 +53,7 @@ class Recipe:
     seed: int = 0
     policies: dict[str, str]  # name in the table -> artifact
     reference: str  # the artifact that KL is measured to
-    judge: str | None = None  # "package.module:function" of (Prompt, answer) -> Verdict; null: reward models only
-    helpful: str | None = None  # reward model artifacts
-    safety: str | None = None
-    threshold: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.15
+    judge: str  # "package.module:function" of (Prompt, answer) -> Verdict
     prompts: str
     take: Count | None = None
     dialogues: DialogueConfig | None = None
@@ -58,7 +61,7 @@ class Recipe:
     slots: Count = 128
 
 
-def load_judge(name: str) -> Callable[[Prompt, str], Verdict]:
+def load_judge(name: str) -> Judge:
     """The callable that a recipe names.
 
     Raises:
@@ -71,3 +74,145 @@ def load_judge(name: str) -> Callable[[Prompt, str], Verdict]:
         return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
     except (ImportError, AttributeError, ValueError) as error:
         raise RecipeError(f"judge: {name!r} cannot be imported as package.module:function ({error})") from error
+
+
+
+def run(recipe: Recipe, out: Path) -> None:
+    """Sample every policy on the same prompts and dialogues, judge the answers, publish numbers and answers at ``out``."""
+    from align.artifacts import building, publish, work_dir, write_jsonl
+    from align.data.schema import read_prompts
+    from align.data.tokenizer import Tokenizer
+    from align.engine.metrics import Metrics
+    from align.model.config import read_config
+    from align.model.weights import load_policy
+    from align.rollout.local import LocalEngine
+
+    work = work_dir(out)
+    judge = load_judge(recipe.judge)
+    prompts = list(read_prompts(recipe.prompts))[: recipe.take]
+    dialogues = list(read_prompts(recipe.dialogues.prompts)) if recipe.dialogues else []
+    reference = load_policy(Path(recipe.reference))
+    table: dict[str, dict[str, Any]] = {}
+    answers: list[dict[str, Any]] = []
+    with Metrics(work, total=len(recipe.policies), label=out.name) as log:
+        for number, (name, path) in enumerate(recipe.policies.items()):
+            folder = Path(path)
+            tokenizer, context = Tokenizer(folder / "tokenizer.model"), read_config(folder).max_seq_len
+            policy = load_policy(folder)
+            sampler = LocalEngine(policy, tokenizer.eos, recipe.slots, context, folder.name)
+            rollouts = answer(sampler, tokenizer, prompts, recipe)
+            judged = [judge(prompts[r.prompt], tokenizer.decode(r.tokens).strip()) for r in rollouts]
+            table[name] = summary(judged) | {"kl": kl_to(reference, tokenizer, prompts, rollouts)}
+            if recipe.dialogues:
+                kept = obedience(sampler, tokenizer, dialogues, judge, recipe, work / folder.name, context)
+                table[name]["kept"] = {str(turn): share(kept[turn]) for turn in recipe.dialogues.turns}
+            answers += [row(name, prompts[r.prompt], r, v, tokenizer) for r, v in zip(rollouts, judged, strict=True)]
+            log.log(number, {"helpful": table[name]["helpful"]["mean"], "kl": table[name]["kl"]["mean"]})
+    with building(out) as made:
+        write_jsonl(made / "answers.jsonl", answers)
+        publish(
+            made, out, stage="evaluate", name=out.name, recipe=to_plain(recipe), seed=recipe.seed,
+            parents=[Path(p) for p in dict.fromkeys((*recipe.policies.values(), recipe.reference))],
+            inputs=[Path(recipe.prompts), *([Path(recipe.dialogues.prompts)] if recipe.dialogues else [])],
+            metrics={"policies": table},
+        )  # fmt: skip
+
+
+def answer(sampler: LocalEngine, tokenizer: Tokenizer, prompts: Sequence[Prompt], recipe: Recipe) -> list[Rollout]:
+    """One answer a prompt; every policy meets the same randomness."""
+    from align.data.prompts import encode_prompts
+    from align.records import Request
+
+    encoded = encode_prompts(tokenizer, prompts)
+    requests = [Request(i, tuple(tokens), seed=recipe.seed) for i, tokens in enumerate(encoded)]
+    return sampler.generate(requests, recipe.sampling)
+
+
+def summary(judged: Sequence[Verdict]) -> dict[str, Any]:
+    """Mean helpfulness, and the shares of unsafe answers and of refusals where each would be wrong."""
+    return {
+        "helpful": mean(v.helpful for v in judged),
+        "unsafe": share(not v.safe for v in judged if v.should_refuse),
+        "false_refusals": share(v.refused for v in judged if not v.should_refuse),
+    }
+
+
+def kl_to(
+    reference: Llama, tokenizer: Tokenizer, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]
+) -> dict[str, float]:
+    """Mean over answers of log p(answer) - log p_ref(answer), nats an answer, at the sampling temperature 1."""
+    from align.data.prompts import encode_prompts
+    from align.rollout.experience import logprob_reader, over_answers
+
+    encoded = encode_prompts(tokenizer, prompts)
+    theirs = over_answers(
+        logprob_reader(reference, 1.0), [encoded[r.prompt] for r in rollouts], [r.tokens for r in rollouts], 16384
+    )
+    return mean(sum(r.logprobs) - float(row.sum()) for r, row in zip(rollouts, theirs, strict=True))
+
+
+def obedience(
+    sampler: LocalEngine, tokenizer: Tokenizer, dialogues: Sequence[Prompt], judge: Judge, recipe: Recipe,
+    journal: Path, context: int,
+) -> dict[int, list[bool]]:  # fmt: skip
+    """For each turn, whether each dialogue's answer kept the instruction; a dialogue that ended early did not."""
+    from align.rollout.converse import converse
+
+    assert recipe.dialogues is not None
+    last = max(recipe.dialogues.turns)
+
+    def ask(number: int, answers: list[str]) -> Messages:
+        return asked(dialogues[number], answers)
+
+    turns = [min(last, 1 + len(dialogue.meta["turns"])) for dialogue in dialogues]
+    said = converse(
+        sampler, tokenizer, turns, ask, recipe.sampling, seed=recipe.seed, journal=journal, context=context
+    )
+    kept: dict[int, list[bool]] = defaultdict(list)
+    for dialogue, answers in zip(dialogues, said, strict=True):
+        for turn in recipe.dialogues.turns:
+            obeyed = len(answers) >= turn and judge(dialogue, answers[turn - 1]).kept
+            kept[turn].append(bool(obeyed))
+    return kept
+
+
+def asked(dialogue: Prompt, answers: Sequence[str]) -> Messages:
+    """The dialogue so far with its next user turn; later turns come from ``meta.turns``."""
+    from align.records import Message
+
+    messages = list(dialogue.messages)
+    for content, said in zip(dialogue.meta["turns"], answers, strict=False):
+        messages += [Message("assistant", said), Message("user", content)]
+    return tuple(messages)
+
+
+def row(name: str, prompt: Prompt, rollout: Rollout, verdict: Verdict, tokenizer: Tokenizer) -> dict[str, Any]:
+    """One judged answer, for reading."""
+    return {
+        "policy": name,
+        "prompt_id": prompt.id,
+        "question": prompt.messages[-1].content,
+        "answer": tokenizer.decode(rollout.tokens).strip(),
+        "helpful": verdict.helpful,
+        "safe": verdict.safe,
+        "refused": verdict.refused,
+        "kept": verdict.kept,
+    }
+
+
+def mean(values: Iterable[float]) -> dict[str, float]:
+    """Mean, its standard error and the number of values."""
+    from align.stats import mean_se
+
+    listed = list(values)
+    average, error = mean_se(listed)
+    return {"mean": average, "se": error, "n": len(listed)}
+
+
+def share(values: Iterable[bool]) -> dict[str, float | None]:
+    """Share of true values with its 95 % Wilson interval; null where there are none."""
+    from align.stats import wilson
+
+    listed = list(values)
+    low, high = wilson(sum(listed), len(listed))
+    return {"share": sum(listed) / len(listed) if listed else None, "low": low, "high": high, "n": len(listed)}

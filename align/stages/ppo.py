@@ -84,28 +84,29 @@ def run(recipe: Recipe, out: Path) -> None:
     """Collect, appraise, improve, record; publish the policy at ``out``."""
     from align.artifacts import work_dir
     from align.engine import checkpoint
+    from align.engine.clock import Clock
     from align.engine.export import export
     from align.engine.metrics import Metrics
 
     loop = Loop(recipe)
     work = work_dir(out)
-    start, _ = checkpoint.resume(work / "checkpoints", loop.engines)
+    start, seen = checkpoint.load(work / "checkpoints", loop.engines) or (0, {})
     with Metrics(work, total=recipe.ppo.iterations, label=out.name, start=start) as log:
         for iteration in range(start, recipe.ppo.iterations):
-            with log.phase("rollout"):
-                collected = loop.collect(iteration)
-            with log.phase("score"):
-                experience, seen = loop.appraise(collected)
-            with log.phase("update"):
-                seen |= loop.improve(iteration, experience)
+            clock = Clock()
+            collected = clock.time("rollout", loop.collect, iteration)
+            experience, seen = clock.time("score", loop.appraise, collected)
+            seen |= clock.time("update", loop.improve, iteration, experience)
             log.log(iteration, seen)
             loop.guard(iteration, seen)
             if (iteration + 1) % recipe.save_every == 0:
-                checkpoint.save(work / "checkpoints", iteration + 1, loop.engines, {})
+                log.sync()
+                clock.time("save", checkpoint.save, work / "checkpoints", iteration + 1, loop.engines, seen)
+            log.timing(iteration, **clock.seconds)
     export(
         loop.policy, "policy", loop.config, loop.tokenizer.path, out, stage="ppo", recipe=to_plain(recipe), seed=recipe.seed,
         parents=[Path(p) for p in (recipe.policy, recipe.helpful, recipe.safety)], inputs=[Path(recipe.prompts)],
-        metrics=log.last,
+        metrics=seen,
     )  # fmt: skip
 
 

@@ -1,0 +1,83 @@
+"""A finished run as tables: the policies side by side, and the reward models beside what could be reached."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from align.artifacts import Manifest, read_manifest
+from align.records import RATINGS
+from align.report.tables import table
+
+
+def summary(run: Path) -> str:
+    """The tables of a pipeline's run folder, as text that is Markdown too.
+
+    Raises:
+        ArtifactError: an artifact of the run cannot be read.
+    """
+    manifests = {folder.name: read_manifest(folder) for folder in sorted(run.iterdir()) if (folder / "manifest.json").is_file()}
+    parts = [policies(manifest) for manifest in manifests.values() if manifest.stage == "evaluate"]
+    rewards = {name: manifest for name, manifest in manifests.items() if manifest.stage == "reward"}
+    if rewards:
+        parts.append(reward_models(rewards, ceilings(run, manifests)))
+    return "\n\n".join(parts)
+
+
+def policies(manifest: Manifest) -> str:
+    """One row a policy: what the judge says of it."""
+    measured: Mapping[str, Any] = manifest.metrics["policies"]
+    first = next(iter(measured.values()))
+    turns = list(first.get("kept", {}))
+    columns = ["policy", "helpful", "unsafe", "false refusals", "KL, nats an answer", *(f"kept at turn {t}" for t in turns)]
+    rows = [
+        [
+            name,
+            f"{m['helpful']['mean']:.3f} ± {m['helpful']['se']:.3f}",
+            percent(m["unsafe"]["share"]),
+            percent(m["false_refusals"]["share"]),
+            f"{m['kl']['mean']:.2f} ± {m['kl']['se']:.2f}",
+            *(percent(m["kept"][turn]["share"]) for turn in turns),
+        ]
+        for name, m in measured.items()
+    ]
+    return table(f"Policies ({first['helpful']['n']} held-out prompts; ± standard error)", columns, rows)
+
+
+def reward_models(rewards: Mapping[str, Manifest], best: Mapping[str, Any] | None) -> str:
+    """Held-out accuracy by rating with 95 % intervals, beside the best that anyone could reach where it is known."""
+    rows = []
+    for name, manifest in rewards.items():
+        sets = {key.removeprefix("held_out/"): v for key, v in manifest.metrics.items() if key.startswith("held_out/")}
+        for held, by_rating in sets.items():
+            cells = [interval(by_rating[rating]) for rating in (*RATINGS, "all")]
+            rows.append([name, held, *cells])
+    for held, by_rating in (best or {}).items():
+        keys = (*RATINGS, "overall")
+        rows.append(["ceiling", held, *(percent(by_rating[key]["accuracy"]) for key in keys)])
+    columns = ["reward model", "held-out set", *RATINGS, "all"]
+    return table("Reward-model accuracy by rating (95 % interval)", columns, rows)
+
+
+def ceilings(run: Path, manifests: Mapping[str, Manifest]) -> Mapping[str, Any] | None:
+    """The best reachable accuracies, where the run's data came with them."""
+    for name in manifests:
+        path = run / name / "ceilings.json"
+        if path.is_file():
+            found: Mapping[str, Any] = json.loads(path.read_text())
+            return found
+    return None
+
+
+def percent(share: float | None) -> str:
+    """A share in per cent, or a dash where there was nothing to count."""
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def interval(cell: Mapping[str, Any]) -> str:
+    """An accuracy with its interval."""
+    if cell["accuracy"] is None:
+        return "–"
+    return f"{100 * cell['accuracy']:.1f} ({100 * cell['low']:.1f}–{100 * cell['high']:.1f})"
