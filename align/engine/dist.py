@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,7 @@ def setup() -> None:
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         group.init_process_group(backend, timeout=TIMEOUT)
     else:
-        group.init_process_group(backend, store=group.distributed_c10d.HashStore(), rank=0, world_size=1, timeout=TIMEOUT)
+        group.init_process_group(backend, store=_store(), rank=0, world_size=1, timeout=TIMEOUT)
 
 
 def shutdown() -> None:
@@ -113,6 +113,12 @@ def broadcast(x: Tensor, source: int = 0) -> Tensor:
     if world_size() > 1:
         group.broadcast(x, source)
     return x
+
+
+def _store() -> Any:
+    import torch.distributed as group
+
+    return group.HashStore()  # type: ignore[attr-defined]  # exported, but not in __all__
 
 
 def _device() -> str:

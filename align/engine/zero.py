@@ -18,7 +18,6 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from align.config import config
@@ -260,19 +259,23 @@ def memory() -> dict[str, float]:
 
 
 def _deepspeed() -> Any:
-    """DeepSpeed, imported so that it finds its build tool and keeps quiet."""
-    # Its CPU collectives are compiled at first use by ninja, which lies beside this Python.
-    beside = str(Path(sys.executable).parent)
-    if beside not in os.environ.get("PATH", "").split(os.pathsep):
-        os.environ["PATH"] = beside + os.pathsep + os.environ.get("PATH", "")
+    """DeepSpeed, imported quietly and without compiling anything."""
+    import torch
+
     # It tells of every setting at INFO, some of it while being imported.
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
-    warnings.filterwarnings("ignore", message=".*reduce_scatter_tensor.*deprecated", category=FutureWarning)
-    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*deprecated", category=FutureWarning)
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it warns that it found no GPU
+    warnings.filterwarnings(
+        "ignore", message=r".*_tensor` is deprecated", category=FutureWarning, module="torch"
+    )
     import deepspeed
     from deepspeed.utils import logger
 
     logger.setLevel("WARNING")
+    # Its shared-memory collective serves tensor-parallel inference only, yet is compiled at every first start on a
+    # CPU; a kill in the middle of that leaves a lock on which every later start waits for ever.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 
 
@@ -293,7 +296,8 @@ def _settings(optim: OptimConfig, zero: ZeroConfig, plain: bool) -> dict[str, An
         "wall_clock_breakdown": False,
     }
     if bf16:
-        settings["bf16"] = {"enabled": True}
+        settings["bf16"] = {"enabled": True, "immediate_grad_update": True}
+        settings["communication_data_type"] = "fp32"  # gradients are summed over processes unrounded
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
     return settings
 
