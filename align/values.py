@@ -24,22 +24,27 @@ def read_yaml(
         RecipeError: no such file, not YAML, not a mapping, an override without ``=``, ``${…}`` that
             leads nowhere.
     """
-    if not path.is_file():
-        beside = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        raise RecipeError(f"{path}: no such recipe{nearest(path.name, beside)}")
-    return _resolved(_load(path), overrides, settings or {}, str(path))
+    return resolve(load(path), overrides, settings or {}, str(path))
 
 
 def read_values(overrides: Sequence[str], where: str) -> dict[str, Any]:
     """Plain values from ``a.b=value`` alone, read as by :func:`read_yaml`; messages name ``where``."""
-    return _resolved({}, overrides, {}, where)
+    return resolve({}, overrides, {}, where)
 
 
-def _load(path: Path) -> dict[str, Any]:
+def load(path: Path) -> dict[str, Any]:
+    """A YAML mapping as it stands, ``${…}`` and all.
+
+    Raises:
+        RecipeError: no such file, not YAML, not a mapping.
+    """
     import yaml  # type: ignore[import-untyped]
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    if not path.is_file():
+        beside = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        raise RecipeError(f"{path}: no such recipe{nearest(path.name, beside)}")
     try:
         loaded = OmegaConf.load(path)
         if not OmegaConf.is_dict(loaded):
@@ -58,9 +63,10 @@ def _load(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
-def _resolved(
+def resolve(
     values: dict[str, Any], overrides: Sequence[str], settings: Mapping[str, Any], where: str
 ) -> dict[str, Any]:
+    """Lay settings, then overrides, over ``values`` and resolve ``${…}``; see :func:`read_yaml`."""
     import yaml
     from omegaconf import OmegaConf
     from omegaconf.errors import (
@@ -70,7 +76,7 @@ def _resolved(
     )
 
     for key, value in settings.items():
-        _lay(values, key, value, where)
+        lay(values, key, value, where)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not all(key.split(".")):
@@ -80,7 +86,7 @@ def _resolved(
         except (yaml.YAMLError, OmegaConfBaseException) as error:
             raise RecipeError(f"{override!r}: the value is not YAML: {_one_line(error)}") from error
         assert isinstance(value, dict)
-        _lay(values, key, value["value"], where)
+        lay(values, key, value["value"], where)
     try:
         resolved = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
     except (InterpolationKeyError, InterpolationToMissingValueError) as error:
@@ -93,8 +99,8 @@ def _resolved(
     return {str(key): value for key, value in resolved.items()}
 
 
-def _lay(values: dict[str, Any], key: str, value: Any, where: str) -> None:
-    """Lay one value over ``values`` in place, at a dotted key."""
+def lay(values: dict[str, Any], key: str, value: Any, where: str) -> None:
+    """Lay one value over ``values`` in place, at a dotted key; a mapping merges into a mapping."""
     place: Any = values
     *above, last = key.split(".")
     for step in above:
