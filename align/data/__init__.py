@@ -1,0 +1,1 @@
+"""JSONL records -> token rows and loss masks -> batches."""

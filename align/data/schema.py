@@ -1,0 +1,288 @@
+"""JSONL, Parquet or a hub set <-> records. A row that cannot be used is named by file, line and field.
+
+The JSON Schemas in ``data_schemas/`` say what a row looks like; the order of roles and tags within content
+are the chat format's to check (:mod:`align.data.template`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from align.data.explain import explain
+from align.data.files import Place, read_rows
+from align.data.template import check_messages
+from align.errors import DataError
+from align.records import RATINGS, Constraint, Dialog, Message, Messages, Preference, Prompt, Ranking
+
+R = TypeVar("R")
+Record = Dialog | Preference | Ranking | Prompt | Constraint
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass(slots=True)
+class Skipped:
+    """Bad rows set aside: pass one to a reader instead of stopping at the first bad row."""
+
+    into: Path | None = None  # a JSONL of {line, error, row}; <data file>.bad.jsonl where None
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """Rows set aside so far."""
+        return len(self.rows)
+
+
+def read_dialogs(path: str | Path, skip_bad: Skipped | None = None) -> Iterator[Dialog]:
+    """Dialogues to learn from.
+
+    Args:
+        path: a ``.jsonl``, ``.jsonl.gz`` or ``.parquet`` file, or ``hf:owner/name[:split]``, a set on the hub.
+        skip_bad: sets bad rows aside, writes them to its file at the end and counts them.
+
+    Raises:
+        DataError: no such file, or a bad row: file, line, field, found, expected (as in every reader here).
+    """
+    return _read(path, "dialogue", _dialog, skip_bad)
+
+
+def read_preferences(path: str | Path, skip_bad: Skipped | None = None) -> Iterator[Preference]:
+    """Pairs of answers; a chosen answer that is unsafe beside a safe rejected one is refused."""
+    return _read(path, "preference", _preference, skip_bad)
+
+
+def read_rankings(path: str | Path, skip_bad: Skipped | None = None) -> Iterator[Ranking]:
+    """K answers to one prompt, ranked."""
+    return _read(path, "ranking", _ranking, skip_bad)
+
+
+def read_prompts(path: str | Path, skip_bad: Skipped | None = None) -> Iterator[Prompt]:
+    """Dialogues to be answered; ids are unique within the file."""
+    seen: set[str] = set()
+
+    def once(row: dict[str, Any], where: str) -> Prompt:
+        prompt = _prompt(row, where)
+        if prompt.id in seen:
+            raise DataError(f"{where}: id: found {prompt.id!r} a second time, expected unique ids")
+        seen.add(prompt.id)
+        return prompt
+
+    return _read(path, "prompt", once, skip_bad)
+
+
+def read_constraints(path: str | Path, skip_bad: Skipped | None = None) -> Iterator[Constraint]:
+    """Instructions that must hold for a whole dialogue."""
+    return _read(path, "constraint", _constraint, skip_bad)
+
+
+def read_rollouts(path: str | Path, skip_bad: Skipped | None = None) -> Iterator[dict[str, Any]]:
+    """Sampled and scored answers, as plain rows."""
+    return _read(path, "rollout", lambda row, where: row, skip_bad)
+
+
+def to_json(record: Record) -> dict[str, Any]:
+    """A record as the row that reads back to it; what is empty or unknown is left out."""
+    row: dict[str, Any] = {}
+    for item in dataclasses.fields(record):
+        value = getattr(record, item.name)
+        if item.name == "answers":
+            row["answers"] = [messages_json(answer) for answer in value]
+        elif item.name in ("prompt", "chosen", "rejected"):
+            row[item.name] = messages_json(value)
+        elif item.name == "messages":
+            row["prompt" if isinstance(record, Prompt) else "messages"] = messages_json(value)
+        elif item.name == "ranks":
+            row["ranks"] = list(value)
+        elif not (value is None or (item.name in ("source", "meta") and not value)):
+            row[item.name] = dict(value) if item.name == "meta" else value
+    return row
+
+
+def messages_json(messages: Sequence[Message]) -> list[dict[str, str]]:
+    """Messages as the ecosystem's ``[{"role": …, "content": …}, …]``."""
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
+def messages_of(values: Sequence[Mapping[str, Any]]) -> Messages:
+    """Messages from rows already known to be well formed."""
+    return tuple(Message(value["role"], value["content"]) for value in values)
+
+
+def _read(
+    path: str | Path, name: str, build: Callable[[dict[str, Any], str], R], skip_bad: Skipped | None
+) -> Iterator[R]:
+    for place, row in read_rows(path):
+        try:
+            if isinstance(row, DataError):
+                raise row
+            if not _PLAIN[name](row):
+                problem = explain(name, row)
+                if problem:
+                    raise DataError(f"{place}: {problem}")
+            record = build(row, str(place))
+        except DataError as error:
+            if skip_bad is None:
+                raise
+            raw = place.raw if isinstance(row, DataError) else row
+            skip_bad.rows.append({"line": place.line, "error": str(error), "row": raw})
+            continue
+        yield record
+    if skip_bad is not None:
+        _set_aside(path, skip_bad)
+
+
+def _set_aside(path: str | Path, skipped: Skipped) -> None:
+    from align.files import write_jsonl
+
+    if skipped.into is None:
+        name = str(path)
+        skipped.into = Path((name[3:].replace("/", "_") if name.startswith("hf:") else name) + ".bad.jsonl")
+    if skipped.rows:
+        write_jsonl(skipped.into, skipped.rows)
+    else:
+        skipped.into.unlink(missing_ok=True)  # of an earlier run
+
+
+def _checked(values: Any, where: str, ends: Literal["user", "assistant"]) -> Messages:
+    messages = messages_of(values)
+    check_messages(messages, where, ends=ends)
+    return messages
+
+
+def _answer(prompt: Messages, values: Any, where: str) -> Messages:
+    answer = messages_of(values)
+    check_messages((*prompt, *answer), where)
+    return answer
+
+
+def _dialog(row: dict[str, Any], where: str) -> Dialog:
+    messages = _checked(row["messages"], f"{where}: messages", "assistant")
+    return Dialog(messages=messages, source=row.get("source", ""))
+
+
+def _preference(row: dict[str, Any], where: str) -> Preference:
+    prompt = _checked(row["prompt"], f"{where}: prompt", "user")
+    return Preference(
+        prompt=prompt,
+        chosen=_answer(prompt, row["chosen"], f"{where}: prompt + chosen"),
+        rejected=_answer(prompt, row["rejected"], f"{where}: prompt + rejected"),
+        rating=row.get("rating", "negligibly"),
+        chosen_safe=row.get("chosen_safe"),
+        rejected_safe=row.get("rejected_safe"),
+        kind=row.get("kind", "helpful"),
+        source=row.get("source", ""),
+    )
+
+
+def _ranking(row: dict[str, Any], where: str) -> Ranking:
+    prompt = _checked(row["prompt"], f"{where}: prompt", "user")
+    answers, ranks = row["answers"], row["ranks"]
+    if len(answers) != len(ranks):
+        raise DataError(f"{where}: ranks: found {len(ranks)}, expected {len(answers)}, one for each answer")
+    return Ranking(
+        prompt=prompt,
+        answers=tuple(_answer(prompt, a, f"{where}: prompt + answers.{i}") for i, a in enumerate(answers)),
+        ranks=tuple(int(rank) for rank in ranks),
+        kind=row.get("kind", "helpful"),
+        source=row.get("source", ""),
+    )
+
+
+def _prompt(row: dict[str, Any], where: str) -> Prompt:
+    return Prompt(
+        id=row["id"],
+        messages=_checked(row["prompt"], f"{where}: prompt", "user"),
+        kind=row.get("kind", "helpful"),
+        source=row.get("source", ""),
+        meta=row.get("meta", {}),
+    )
+
+
+def _constraint(row: dict[str, Any], where: str) -> Constraint:
+    check_messages((Message("user", row["instruction"]),), f"{where}: instruction", ends="user")
+    check_messages((Message("user", row["short"]),), f"{where}: short", ends="user")
+    return Constraint(
+        kind=row["kind"], instruction=row["instruction"], short=row["short"], meta=row.get("meta", {})
+    )
+
+
+def _plain_messages(value: Any) -> bool:
+    return (
+        type(value) is list
+        and bool(value)
+        and all(
+            type(m) is dict
+            and len(m) == 2
+            and m.get("role") in ROLES
+            and type(m.get("content")) is str
+            and m["content"]
+            for m in value
+        )
+    )
+
+
+def _plain_rest(row: Any, required: tuple[str, ...]) -> bool:
+    """Whether the other columns are plainly right."""
+    for key, value in row.items():
+        if key in required:
+            continue
+        if key == "kind":
+            right = value in ("helpful", "safety")
+        elif key == "rating":
+            right = value in RATINGS
+        elif key == "source":
+            right = type(value) is str
+        else:
+            right = key == "meta" and type(value) is dict
+        if not right:
+            return False
+    return True
+
+
+# Rows that are plainly right, as nearly all are, are told by hand, many times faster than by the schema; every
+# other row goes to the schema, which alone decides and explains. A test holds that plain implies valid.
+_PLAIN: Mapping[str, Callable[[Any], bool]] = {
+    "dialogue": lambda row: (
+        type(row) is dict
+        and _plain_messages(row.get("messages"))
+        and _plain_rest(row, ("messages",))
+        and not row.keys() & {"kind", "rating"}
+    ),
+    "preference": lambda row: (
+        type(row) is dict
+        and all(_plain_messages(row.get(key)) for key in ("prompt", "chosen", "rejected"))
+        and _plain_rest(row, ("prompt", "chosen", "rejected", "chosen_safe", "rejected_safe"))
+        and type(row.get("chosen_safe")) in (bool, type(None))
+        and type(row.get("rejected_safe")) in (bool, type(None))
+        and not (row.get("chosen_safe") is False and row.get("rejected_safe") is True)
+    ),
+    "prompt": lambda row: (
+        type(row) is dict
+        and type(row.get("id")) is str
+        and row["id"] != ""
+        and _plain_messages(row.get("prompt"))
+        and _plain_rest(row, ("id", "prompt"))
+        and "rating" not in row
+    ),
+    "ranking": lambda row: False,
+    "constraint": lambda row: False,
+    "rollout": lambda row: False,
+}
+
+__all__ = [
+    "Place",
+    "Record",
+    "Skipped",
+    "messages_json",
+    "messages_of",
+    "read_constraints",
+    "read_dialogs",
+    "read_preferences",
+    "read_prompts",
+    "read_rankings",
+    "read_rollouts",
+    "to_json",
+]

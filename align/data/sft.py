@@ -1,0 +1,78 @@
+"""Dialogues -> rows of tokens with a loss mask on the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from align.data.fit import Overlong, fit
+from align.data.template import Train, assemble, check_messages, encode_texts, turns
+from align.records import Dialog, Messages, Row
+
+if TYPE_CHECKING:
+    from align.data.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class SFTRows:
+    """Rows to train on and what became of the dialogues."""
+
+    rows: list[Row]
+    counts: dict[str, int]  # dialogs, rows, cut, skipped, tokens, counted (tokens in the loss)
+
+
+def sft_rows(
+    tokenizer: Tokenizer,
+    dialogs: Sequence[Dialog],
+    *,
+    train: Train = "all",
+    max_len: int,
+    overlong: Overlong = "error",
+) -> SFTRows:
+    """Encode dialogues, every different turn once.
+
+    Args:
+        tokenizer: of the model.
+        dialogs: to learn from.
+        train: which answers count.
+        max_len: tokens of a row at most.
+        overlong: a longer dialogue is an ``error``, ``cut`` at a turn from the left (system message kept), or
+            ``skip``-ped; a cut one whose last turn alone is too long is skipped.
+
+    Raises:
+        TemplateError: a dialogue that the format refuses.
+        DataError: a dialogue that is too long, where that is an error.
+    """
+    for index, dialog in enumerate(dialogs):
+        check_messages(dialog.messages, _where(index, dialog))
+    encoded = encode_texts(tokenizer, (dialog.messages for dialog in dialogs))
+    rows: list[Row] = []
+    cut = skipped = 0
+
+    def size(messages: Messages) -> int:
+        # only a cut under a system message makes a text that is not encoded yet
+        texts = [text for turn in turns(messages) for text in turn if text is not None]
+        encoded.update(tokenizer.encode_many(text for text in texts if text not in encoded))
+        return sum(len(encoded[text]) + 1 for text in texts)
+
+    for index, dialog in enumerate(dialogs):
+        kept = fit(dialog.messages, size, max_len, overlong, _where(index, dialog))
+        if kept is None:
+            skipped += 1
+            continue
+        cut += kept is not dialog.messages
+        rows.append(assemble(tokenizer, kept, encoded, train))
+    counts = {
+        "dialogs": len(dialogs),
+        "rows": len(rows),
+        "cut": cut,
+        "skipped": skipped,
+        "tokens": sum(len(row.tokens) for row in rows),
+        "counted": sum(int(row.mask.sum()) for row in rows),
+    }
+    return SFTRows(rows, counts)
+
+
+def _where(index: int, dialog: Dialog) -> str:
+    return f"dialogue {index}" + (f" ({dialog.source})" if dialog.source else "")
