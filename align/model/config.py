@@ -201,12 +201,7 @@ def from_hf(values: Mapping[str, Any], where: str) -> LlamaConfig:
     if kind != "default":
         raise ArtifactError(f"{where}: rope type: LLaMA-2 has no scaled rotary embedding, found {kind!r}")
     eps = values.get("rms_norm_eps", 1e-6)
-    if eps == 1e-6:
-        warnings.warn(
-            f"{where}: rms_norm_eps is 1e-6; every Llama 2 size was trained with 1e-5"
-            " (the first release of 7B-chat said 1e-6 by mistake)",
-            stacklevel=2,
-        )
+    warn_eps(eps, where)
     try:
         return LlamaConfig(
             vocab_size=need("vocab_size"),
@@ -226,6 +221,16 @@ def from_hf(values: Mapping[str, Any], where: str) -> LlamaConfig:
             for e in error.errors()
         )
         raise ArtifactError(f"{where}: {mistakes}") from error
+
+
+def warn_eps(eps: float, where: str) -> None:
+    """Warn of the one wrong norm epsilon that was ever shipped."""
+    if eps == 1e-6:
+        warnings.warn(
+            f"{where}: the norm's epsilon is 1e-6; every Llama 2 size was trained with 1e-5"
+            " (the first release of 7B-chat said 1e-6 by mistake)",
+            stacklevel=3,
+        )
 
 
 def read_hf(folder: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """LLaMA-2, top to bottom. Modules and parameters bear Hugging Face's names, so its folders need no mapping.
 
 Dims: B rows, T tokens, N gathered positions, V vocabulary, D width, H query heads, K key/value heads, E head
-width, L layers, S cached slots. There is no dropout anywhere. Every weight is read in its own module's forward
+width, L layers, S cached slots. No dropout anywhere. Every weight is read in its own module's forward
 only, as ZeRO-3's gathering hooks need; a tied head is one Parameter owned by two modules, which they allow.
 """
 
@@ -264,7 +264,7 @@ class Backbone(nn.Module):
 
 
 def packed_mask(segments: Tensor) -> Tensor:
-    """[B, T] document numbers -> [B, 1, T, T] fp32: 0 where a token looks (its document, not later), else -inf.
+    """[B, T] document numbers -> [B, 1, T, T] fp32: 0 where a token looks (own document, no later) or -inf.
 
     Padding (0) looks at padding, so that no row of the mask is empty.
     """

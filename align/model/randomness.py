@@ -1,6 +1,6 @@
 """Randomness that is addressed, not advanced: a number in [0, 1) for (seed, step, prompt, sample, position).
 
-splitmix64 (Steele, Lea & Flood 2014) chained over the five integers. The plain and the tensor form agree to the
+splitmix64 (Steele, Lea & Flood 2014) chained over the five integers. Plain and tensor form agree to the
 bit, so a token is the same whatever batch, order or machine it was drawn in.
 """
 
