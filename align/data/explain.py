@@ -48,15 +48,16 @@ def _line(error: ValidationError) -> str:
         missing = [key for key in rule if key not in found]
         known = schema.get("properties", {})
         close = nearest(missing[0], [key for key in found if key not in known])
-        return f"{prefix}{missing[0]}: found no such field{close.replace('did you mean', 'instead there is').replace('?', '')}, expected one"
+        hint = close.replace("did you mean", "instead there is").replace("?", "")
+        return f"{prefix}{missing[0]}: found no such field{hint}, expected one"
     if kind == "additionalProperties":
         known = schema.get("properties", {})
         unknown = next(key for key in found if key not in known)
         return f"{prefix}{unknown}: unknown field{nearest(unknown, known)}, expected only {', '.join(known)}"
     if kind == "not":
         return (
-            "chosen_safe: found false with rejected_safe true: an unsafe answer preferred to a safe one is excluded "
-            "(paper section 3.2.1)"
+            "chosen_safe: found false with rejected_safe true, expected no unsafe answer above a safe one "
+            "(paper section 3.2.1 excludes such pairs)"
         )
     if kind in ("enum", "const"):
         options = [rule] if kind == "const" else rule
@@ -66,7 +67,8 @@ def _line(error: ValidationError) -> str:
         wanted = " or ".join(rule) if isinstance(rule, list) else rule
         return f"{path or 'row'}: found {_short(found)}, expected {wanted}"
     if kind in ("minLength", "minItems"):
-        return f"{prefix}found {_short(found)}, expected at least {rule} {'characters' if kind == 'minLength' else 'items'}"
+        unit = "characters" if kind == "minLength" else "items"
+        return f"{prefix}found {_short(found)}, expected at least {rule} {unit}"
     return f"{prefix}found {_short(found)}, expected {kind} {rule}"
 
 

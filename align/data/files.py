@@ -30,8 +30,8 @@ def read_rows(path: str | Path) -> Iterator[tuple[Place, dict[str, Any] | Any | 
     """Rows in order, each with its place; in place of a line that is not JSON, the error that says so.
 
     Args:
-        path: a ``.jsonl``, ``.jsonl.gz`` or ``.parquet`` file, or ``hf:owner/name[:split]``. Blank lines of JSONL
-            are passed over; nulls of a table's columns are taken as left out.
+        path: a ``.jsonl``, ``.jsonl.gz`` or ``.parquet`` file, or ``hf:owner/name[:split]``. Blank lines of
+            JSONL are passed over; nulls of a table's columns are taken as left out.
 
     Raises:
         DataError: no such file or set, an unknown suffix, a broken file.
@@ -86,7 +86,7 @@ def _hub(name: str) -> tuple[str, dict[str, Any]]:
 
 def _table(where: str, builder: str, settings: dict[str, Any]) -> Iterator[tuple[Place, Any]]:
     import datasets
-    import pyarrow
+    import pyarrow  # type: ignore[import-untyped]
 
     try:
         # streaming reads where the file lies instead of copying it into a cache first

@@ -35,8 +35,8 @@ def fit(
         where: named in the error.
 
     Returns:
-        The dialogue, whole or cut at a turn from the left; None where it is to be skipped (also where its last
-        turn alone does not fit: an answer is never cut).
+        The dialogue, whole or cut at a turn from the left; None where it is to be skipped (also where its
+        last turn alone does not fit: an answer is never cut).
 
     Raises:
         DataError: it is too long and ``overlong`` is ``error``.

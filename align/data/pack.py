@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def pack(rows: Sequence[Row], length: int) -> list[list[Row]]:
     """Documents into as few packs of at most ``length`` tokens as best-fit decreasing finds.
 
-    Each document, longest first, goes where it leaves the least room. Deterministic: ties keep the given order.
+    Each document, longest first, goes where it leaves the least room. Ties keep the given order.
 
     Args:
         rows: encoded documents.
@@ -33,7 +33,7 @@ def pack(rows: Sequence[Row], length: int) -> list[list[Row]]:
     packs: list[list[Row]] = []
     open_at: list[list[int]] = [[] for _ in range(length + 1)]  # packs by the room they have left
     rooms = (
-        0  # bit r is set where a pack has r tokens of room: the smallest r >= size in two big-int operations
+        0  # bit r is set where a pack has r tokens of room: two big-int operations find the least r >= size
     )
     for index in sorted(range(len(rows)), key=lambda i: -sizes[i]):
         size = sizes[index]
@@ -60,7 +60,7 @@ def collate(packs: Sequence[Sequence[Row]], length: int) -> Batch:
         length: tokens that no pack may exceed.
 
     Returns:
-        Batch [B, T]: padding has token 0, mask False, position 0 and segment 0; documents are segments 1, 2, ….
+        Batch [B, T]: padding has token 0, mask False, position 0 and segment 0; documents are 1, 2, ….
 
     Raises:
         DataError: a pack is longer than ``length`` or empty.

@@ -40,7 +40,7 @@ def read_dialogs(path: str | Path, skip_bad: Skipped | None = None) -> Iterator[
     """Dialogues to learn from.
 
     Args:
-        path: a ``.jsonl``, ``.jsonl.gz`` or ``.parquet`` file, or ``hf:owner/name[:split]``, a set on the hub.
+        path: a ``.jsonl``, ``.jsonl.gz`` or ``.parquet`` file, or ``hf:owner/name[:split]``, a hub set.
         skip_bad: sets bad rows aside, writes them to its file at the end and counts them.
 
     Raises:
@@ -242,8 +242,8 @@ def _plain_rest(row: Any, required: tuple[str, ...]) -> bool:
     return True
 
 
-# Rows that are plainly right, as nearly all are, are told by hand, many times faster than by the schema; every
-# other row goes to the schema, which alone decides and explains. A test holds that plain implies valid.
+# Rows that are plainly right, as nearly all are, are told by hand, many times faster than by the schema;
+# every other row goes to the schema, which alone decides and explains. A test holds that plain implies valid.
 _PLAIN: Mapping[str, Callable[[Any], bool]] = {
     "dialogue": lambda row: (
         type(row) is dict

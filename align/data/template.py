@@ -1,9 +1,9 @@
 """Dialogue -> token ids and loss mask, exactly Meta's chat format, both built in the same appends.
 
 A turn is BOS + enc("[INST] user [/INST]") + enc("answer ") + EOS; a system message stands inside the first
-user message. Turns are encoded one by one: encoding the answer apart from its prompt gives the joint encoding,
-because sentencepiece's dummy prefix is the space between them (for stripped answers; never put a space before
-one). Source: ``chat_completion`` in Meta's llama repository.
+user message. Turns are encoded one by one: encoding the answer apart from its prompt gives the joint
+encoding, because sentencepiece's dummy prefix is the space between them (for stripped answers; never put a
+space before one). Source: ``chat_completion`` in Meta's llama repository.
 """
 
 from __future__ import annotations
