@@ -39,25 +39,23 @@ def parse(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     Raises:
         RecipeError: one line a mistake: path of the key, what was found, what was expected, the nearest name.
     """
-    missing = [path for path, value in leaves(values) if value == "???"]
-    if missing:
-        raise RecipeError(
-            "; ".join(f"{where}: {path}: must be given (key=value or in the recipe)" for path in missing)
-        )
+    lines = {path: ["must be given (key=value or in the recipe)"] for path, v in leaves(values) if v == "???"}
     try:
         # strict, so that true is no 1 and "3" no 3; by way of JSON, where a list may still be a tuple
-        return pydantic.TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
+        recipe = pydantic.TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
+        if not lines:
+            return recipe
     except pydantic.ValidationError as error:
-        lines: dict[str, list[str]] = {}
+        absent = set(lines)
         for detail in error.errors():
             steps = _steps(values, detail)
-            lines.setdefault(".".join(map(str, steps)), []).append(_explain(cls, steps, detail))
-        raise RecipeError(
-            "; ".join(
-                f"{where}: {path}{': ' if path else ''}{' or '.join(dict.fromkeys(said))}"
-                for path, said in lines.items()
-            )
-        ) from error
+            path = ".".join(map(str, steps))
+            if path not in absent:
+                lines.setdefault(path, []).append(_explain(cls, steps, detail))
+    said = (
+        f"{path}: {' or '.join(dict.fromkeys(found))}".removeprefix(": ") for path, found in lines.items()
+    )
+    raise RecipeError("; ".join(f"{where}: {line}" for line in said))
 
 
 def to_plain(recipe: Any) -> dict[str, Any]:

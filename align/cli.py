@@ -1,0 +1,194 @@
+"""The command line: `align VERB …`. What a verb does is in `commands/`; here is how it is typed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from align.errors import AlignError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+class _Group(typer.core.TyperGroup):
+    """Makes of a verb's mistake one line and an exit code; what nobody foresaw keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AlignError as error:
+            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            typer.echo("interrupted; the same command resumes", err=True)
+            raise typer.Exit(INTERRUPTED) from error
+
+
+app = typer.Typer(
+    cls=_Group,
+    help="From a LLaMA-2 base model to a chat model, the Llama-2-Chat way.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe's YAML.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values laid over the recipe's.")
+]
+Artifact = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="An artifact's folder.")]
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+@app.command()
+def run(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Run one stage; goes on where it was stopped."""
+    from align.runner import load_task
+
+    _perform(load_task(recipe, overrides or []))
+
+
+@app.command()
+def pipeline(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Run stages in order into one folder; what is finished and unchanged is skipped, the rest goes on.
+
+    stages.NAME.set.KEY=VALUE reaches into a stage.
+    """
+    from align.pipeline import load_pipeline
+    from align.pipeline import run as run_pipeline
+    from align.report.summary import summary
+
+    loaded = load_pipeline(recipe, overrides or [])
+    run_pipeline(loaded, _say)
+    tables = summary(loaded.out)
+    if tables:
+        _say(f"\n{tables}")
+
+
+@app.command()
+def check(
+    recipes: Annotated[
+        list[str],
+        typer.Argument(metavar="RECIPE... [KEY=VALUE]...", help="Recipes, and values laid over each."),
+    ],
+) -> None:
+    """Validate recipes, their data, parents and memory; nothing is run and no model is loaded."""
+    from align.commands.check import check as look
+
+    paths = [Path(item) for item in recipes if "=" not in item]
+    overrides = [item for item in recipes if "=" in item]
+    if not paths:
+        raise typer.BadParameter("no recipe given")
+    mistakes = 0
+    for path in paths:
+        try:
+            for found in look(path, overrides):
+                if isinstance(found, AlignError):
+                    raise found
+                _say(found)
+        except AlignError as error:
+            mistakes += 1
+            typer.echo(f"error: {error}", err=True)
+    if mistakes:
+        raise typer.Exit(AlignError.exit_code)
+
+
+@app.command()
+def show(
+    artifact: Artifact,
+    verify: Annotated[bool, typer.Option(help="Read every file and compare its digest.")] = False,
+) -> None:
+    """Print an artifact's manifest and lineage."""
+    from align.commands.show import describe
+
+    for line in describe(artifact, verify):
+        _say(line)
+
+
+@app.command()
+def chat(
+    artifact: Artifact,
+    system: Annotated[str | None, typer.Option(help="A system message for the whole conversation.")] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.6,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0)] = 0.9,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 512,
+    seed: int = 0,
+) -> None:
+    """Talk to a policy. The sampling defaults are those of Meta's released chat code."""
+    from align.commands.chat import chat as talk
+    from align.config import parse
+    from align.rollout.backend import SamplingConfig
+
+    sampling = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens}
+    talk(artifact, system, parse(SamplingConfig, sampling, "options"), seed)
+
+
+@app.command()
+def mask(
+    source: Annotated[Path, typer.Argument(metavar="RECIPE|DATA", help="An SFT recipe, or a data file.")],
+    tokenizer: Annotated[Path | None, typer.Option(help="tokenizer.model, or the folder it lies in.")] = None,
+    train: Annotated[str, typer.Option(help="all or last: which answers count.")] = "all",
+    rows: Annotated[int, typer.Option(min=1, help="Of each file.")] = 3,
+    color: Annotated[bool | None, typer.Option(help="The terminal decides where not given.")] = None,
+) -> None:
+    """Print encoded rows coloured by what the loss counts."""
+    from align.commands.mask import show_rows
+    from align.errors import RecipeError, nearest
+
+    if train not in ("all", "last"):
+        raise RecipeError(f"--train: found {train!r}, expected all or last{nearest(train, ('all', 'last'))}")
+    show_rows(source, tokenizer, "all" if train == "all" else "last", rows, color)
+
+
+@app.command()
+def world(overrides: Overrides = None) -> None:
+    """Write the practice world's data. The first argument may be a recipe, else it is the library's own."""
+    recipe, rest = _recipe_first(overrides or [])
+    shipped = Path(__file__).parent.parent / "recipes" / "world" / "data.yaml"
+    _perform_values(recipe or shipped, rest, "world", Path("runs/world-data"))
+
+
+@app.command()
+def convert(overrides: Overrides = None) -> None:
+    """Turn a public data set into the library's JSONL. The first argument may be a recipe."""
+    recipe, rest = _recipe_first(overrides or [])
+    _perform_values(recipe, rest, "convert", None)
+
+
+def _recipe_first(arguments: list[str]) -> tuple[Path | None, list[str]]:
+    if arguments and "=" not in arguments[0]:
+        return Path(arguments[0]), arguments[1:]
+    return None, arguments
+
+
+def _perform_values(recipe: Path | None, overrides: list[str], stage: str, out: Path | None) -> None:
+    from align.config import read_values, read_yaml
+    from align.errors import RecipeError
+    from align.runner import make_task
+
+    where = str(recipe or stage)
+    values = read_yaml(recipe, overrides) if recipe else {"stage": stage, **read_values(overrides, stage)}
+    if values.get("stage") != stage:
+        raise RecipeError(f"{where}: stage: found {values.get('stage')!r}, expected {stage!r}")
+    _perform(make_task(values, where, out))
+
+
+def _perform(task: Any) -> None:
+    from align.runner import perform
+
+    outcome = perform(task, _say)
+    if outcome.made:
+        _say(f"{task.out}: {outcome.seconds:.1f} s, peak {outcome.peak_gib:.2f} GiB")
+    else:
+        _say(f"{task.out}: finished and unchanged, skipped")
+
+
+def _say(line: str) -> None:
+    typer.echo(line)

@@ -1,0 +1,116 @@
+"""`align check`: a recipe, its data, its parents and its memory, without loading a model."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from align.errors import AlignError, DataError
+from align.runner import Task, load_task
+from align.values import leaves, load
+
+Kind = Literal["model", "text", "dialogs", "preferences", "prompts", "constraints"]
+
+# what a stage's recipe names, by dotted key; `*` stands for any item
+USES: dict[str, dict[str, Kind]] = {
+    "world": {},
+    "convert": {},
+    "pretrain": {"text.paths.*": "text"},
+    "sft": {"policy": "model", "data.*.path": "dialogs"},
+    "reward": {
+        "policy": "model",
+        "data.main.*": "preferences",
+        "data.other.*": "preferences",
+        "held_out.*": "preferences",
+    },
+    "rejection": {"policies.*": "model", "helpful": "model", "safety": "model", "prompts": "prompts"},
+    "ghost": {"policy": "model", "prompts": "prompts", "constraints": "constraints"},
+    "ppo": {"policy": "model", "helpful": "model", "safety": "model", "prompts": "prompts"},
+    "evaluate": {
+        "policies.*": "model",
+        "reference": "model",
+        "helpful": "model",
+        "safety": "model",
+        "prompts": "prompts",
+        "dialogues.prompts": "prompts",
+    },
+}
+
+
+def check(path: Path, overrides: Sequence[str]) -> Iterator[str | AlignError]:
+    """Look at a stage's or a pipeline's recipe: lines to print, and every mistake that is found.
+
+    A mistake in the recipe itself hides the rest and is raised.
+
+    Raises:
+        RecipeError: the recipe cannot be used as written.
+    """
+    if "pipeline" in load(path):
+        from align.pipeline import load_pipeline
+
+        pipeline = load_pipeline(path, overrides)
+        yield f"{path}: pipeline {pipeline.name}: {len(pipeline.tasks)} stages into {pipeline.out}"
+        made = {task.out: task.name for task in pipeline.tasks}
+        for task in pipeline.tasks:
+            yield from _task(task, made)
+    else:
+        yield from _task(load_task(path, overrides, default_out=Path("unnamed")), {})
+
+
+def _task(task: Task, made: dict[Path, str]) -> Iterator[str | AlignError]:
+    """Check one stage. ``made``: the folders that earlier stages of the pipeline will make."""
+    yield f"{task.where}: {task.stage}: the recipe is good"
+    for key, value in leaves(task.plain):
+        kind = next((k for pattern, k in USES[task.stage].items() if fnmatch.fnmatchcase(key, pattern)), None)
+        if kind is None or value is None:
+            continue
+        maker = next((name for folder, name in made.items() if _within(Path(value), folder)), None)
+        if maker and not Path(value).exists():
+            yield f"  {key}: {value}: to be made by the stage {maker}"
+            continue
+        try:
+            yield f"  {key}: {value}: {_model(Path(value)) if kind == 'model' else _data(value, kind)}"
+        except AlignError as error:
+            yield type(error)(f"{task.where}: {key}: {error}")
+    yield from _memory(task)
+
+
+def _within(path: Path, folder: Path) -> bool:
+    return path == folder or folder in path.parents
+
+
+def _data(path: str, kind: Kind) -> str:
+    """Read and validate every row."""
+    from align.data import schema, text
+
+    readers: dict[Kind, Callable[[Any], Iterator[Any]]] = {
+        "text": lambda p: text.read_text([p]),
+        "dialogs": schema.read_dialogs,
+        "preferences": schema.read_preferences,
+        "prompts": schema.read_prompts,
+        "constraints": schema.read_constraints,
+    }
+    if path.startswith("hf:"):
+        return "on the hub, read when the stage runs"
+    rows = sum(1 for _ in readers[kind](path))
+    if not rows:
+        raise DataError(f"{path}: found no rows, expected at least one")
+    return f"{rows:,} {'documents' if kind == 'text' else 'rows'}"
+
+
+def _model(folder: Path) -> str:
+    from align.artifacts import MANIFEST, read_manifest
+    from align.errors import ArtifactError
+    from align.model.config import read_config
+
+    config = read_config(folder)
+    if not (folder / "tokenizer.model").is_file():
+        raise ArtifactError(f"{folder}: no tokenizer.model")
+    maker = f"artifact of {read_manifest(folder).stage}" if (folder / MANIFEST).is_file() else "model folder"
+    return f"{maker}, {config.parameters():,} parameters"
+
+
+def _memory(task: Task) -> Iterator[str | AlignError]:
+    return iter(())
