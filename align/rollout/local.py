@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from align.errors import WeightsError, nearest
 from align.model.llama import KVCache, Llama
 from align.records import Request, Rollout
 from align.rollout.backend import SamplingConfig, check_requests, room
 from align.rollout.slots import Slots, Waiting
+from align.rollout.sync import fill
 
 if TYPE_CHECKING:
     from align.rollout.backend import OnResult, Weights
@@ -96,19 +96,7 @@ class LocalEngine:
             self.model = model.to(parameter.device)
             self.version = version or weights.name
             return
-        own = dict(self.model.named_parameters())
-        for name in weights:
-            if name not in own and not (name == "lm_head.weight" and self.model.config.tie_embeddings):
-                raise WeightsError(f"weights: tensor {name!r} is left over{nearest(name, own)}")
-        for name, parameter in own.items():
-            if name not in weights:
-                raise WeightsError(f"weights: tensor {name!r} is missing")
-            if weights[name].shape != parameter.shape:
-                found, expected = tuple(weights[name].shape), tuple(parameter.shape)
-                raise WeightsError(f"weights: tensor {name!r}: found shape {found}, expected {expected}")
-        with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(weights[name])
+        fill(self.model, weights, f"weights of version {version}")
         self.version = version or self.version
 
     def _prefill(self, waiting: Waiting, cache: KVCache, rows: range) -> None:
