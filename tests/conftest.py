@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# the same examples every time, and a busy machine is no failure
+settings.register_profile("align", deadline=None, derandomize=True, database=None)
+settings.load_profile("align")
 
 REPO = Path(__file__).resolve().parent.parent
 
