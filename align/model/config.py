@@ -70,12 +70,12 @@ class LoraConfig:
 
     rank: Count = 16
     alpha: Positive = 32.0
-    targets: Annotated[tuple[Linear, ...], pydantic.Field(min_length=1)] = (
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-    )
+    targets: tuple[Linear, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+    def __post_init__(self) -> None:
+        """Refuse adapters on nothing."""
+        if not self.targets:
+            raise ValueError("targets: at least one linear layer must be named")
 
 
 def ffn_width(dim: int, multiple_of: int, multiplier: float | None = None) -> int:

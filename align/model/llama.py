@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from align.errors import ShapeError
+from align.model.cache import KVCache as KVCache  # offered here too: a forward's argument
 from align.model.config import LlamaConfig
 
 
@@ -54,47 +55,6 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """
     a, b = x.float().chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
-
-
-class KVCache:
-    """Keys and values of every layer, allocated once. A row is one sequence; rows know nothing of each other.
-
-    A token's key is written at the slot of its position, and a token attends to the slots up to its own. So a
-    row is reused by writing from position 0 again: nothing needs clearing, older slots beyond are unseen.
-    Slot S, one past the last, takes the keys of padding.
-
-    On CPU fp32 suits models of either dtype: PyTorch's attention to a bf16 cache is up to six times slower.
-    """
-
-    def __init__(
-        self,
-        config: LlamaConfig,
-        rows: int,
-        slots: int,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        shape = (config.n_layers, rows, config.n_kv_heads, slots + 1, config.head_dim)
-        # zeros, not empty: a masked slot weighs 0, and 0 times a stray NaN would be NaN
-        self.k = torch.zeros(shape, dtype=dtype, device=device)
-        self.v = torch.zeros(shape, dtype=dtype, device=device)
-        self.slots = slots
-        self.rows: Tensor | None = None  # [B] int64, the cache rows of the batch's rows; None: the first B
-        self.length: int | None = (
-            None  # slots attended, > every position of the batch; None: looked up each forward
-        )
-
-    def write(self, layer: int, k: Tensor, v: Tensor, rows: Tensor, slots: Tensor) -> None:
-        """Put k and v [B, T, K, E] of a layer at ``rows`` [B, 1] and ``slots`` [B or 1, T]."""
-        self.k[layer][rows, :, slots] = k.to(self.k.dtype)
-        self.v[layer][rows, :, slots] = v.to(self.v.dtype)
-
-    def read(self, layer: int, batch: int, length: int) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, K, length, E] of a layer; a view unless ``rows`` chooses among the rows."""
-        k, v = self.k[layer, :, :, :length], self.v[layer, :, :, :length]
-        if self.rows is None:
-            return k[:batch], v[:batch]
-        return k[self.rows], v[self.rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +119,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         grouped = q.reshape(B, k.shape[1], -1, E) * E**-0.5
         weights = (torch.matmul(grouped, k.transpose(2, 3)) + mask).float().softmax(-1)
         return torch.matmul(weights.to(v.dtype), v).view(B, H, 1, E)
-    if mask is not None:
-        mask = mask.to(q.dtype)
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=k.shape[1] != H
     )
@@ -220,15 +178,20 @@ class Backbone(nn.Module):
         Returns:
             [B, T, D] in the weights' dtype.
         """
-        context = self._context(tokens, positions, segments, cache)
         x = self.embed_tokens(tokens)
+        context = self._context(tokens, positions, segments, cache, x.dtype)
         for layer in self.layers:
             x = layer(x, context)
         out: Tensor = self.norm(x)
         return out
 
     def _context(
-        self, tokens: Tensor, positions: Tensor | None, segments: Tensor | None, cache: KVCache | None
+        self,
+        tokens: Tensor,
+        positions: Tensor | None,
+        segments: Tensor | None,
+        cache: KVCache | None,
+        dtype: torch.dtype,
     ) -> Context:
         B, T = tokens.shape
         for name, given in (("positions", positions), ("segments", segments)):
@@ -249,7 +212,7 @@ class Backbone(nn.Module):
             cos, sin = cos[positions].unsqueeze(2), sin[positions].unsqueeze(2)
 
         if cache is None:
-            return Context(cos, sin, None if segments is None else packed_mask(segments))
+            return Context(cos, sin, None if segments is None else packed_mask(segments, dtype))
 
         rows = torch.arange(B, device=tokens.device) if cache.rows is None else cache.rows
         slots = torch.arange(T, device=tokens.device)[None] if positions is None else positions
@@ -257,21 +220,23 @@ class Backbone(nn.Module):
             return Context(cos, sin, None, cache, rows[:, None], slots)
         length = cache.length or int(slots.max()) + 1
         unseen = torch.arange(length, device=tokens.device) > slots[:, :, None]
-        mask = torch.zeros(unseen.shape, device=tokens.device).masked_fill_(unseen, float("-inf"))
+        mask = torch.zeros(unseen.shape, dtype=cache.k.dtype, device=tokens.device)
+        mask.masked_fill_(unseen, float("-inf"))
         if segments is not None:
             slots = torch.where(segments > 0, slots, cache.slots)
         return Context(cos, sin, mask[:, None], cache, rows[:, None], slots, length)
 
 
-def packed_mask(segments: Tensor) -> Tensor:
-    """[B, T] document numbers -> [B, 1, T, T] fp32: 0 where a token looks (own document, no later) or -inf.
+def packed_mask(segments: Tensor, dtype: torch.dtype) -> Tensor:
+    """[B, T] document numbers -> [B, 1, T, T]: 0 where a token looks (its own document, not later), else -inf.
 
     Padding (0) looks at padding, so that no row of the mask is empty.
     """
     T = segments.shape[1]
     causal = torch.ones(T, T, dtype=torch.bool, device=segments.device).tril()
     seen = (segments[:, :, None] == segments[:, None, :]) & causal
-    return torch.zeros(seen.shape, device=segments.device).masked_fill_(~seen, float("-inf"))[:, None]
+    mask = torch.zeros(seen.shape, dtype=dtype, device=segments.device)
+    return mask.masked_fill_(~seen, float("-inf"))[:, None]
 
 
 class Llama(nn.Module):
