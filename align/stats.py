@@ -50,7 +50,7 @@ def mean_se(values: Sequence[float]) -> tuple[float, float]:
 
 
 def best_of(values: Sequence[float], k: int) -> float:
-    """The expected largest of ``k`` of the values drawn without replacement: an unbiased estimate of best-of-k.
+    """Expected largest of ``k`` values drawn without replacement: the unbiased estimate of best-of-k.
 
     The i-th smallest of n values is the largest of a draw in C(i-1, k-1) of C(n, k) cases.
 
