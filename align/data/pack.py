@@ -32,9 +32,8 @@ def pack(rows: Sequence[Row], length: int) -> list[list[Row]]:
             raise DataError(f"row {index}: found {size} tokens, expected 1 to {length}")
     packs: list[list[Row]] = []
     open_at: list[list[int]] = [[] for _ in range(length + 1)]  # packs by the room they have left
-    rooms = (
-        0  # bit r is set where a pack has r tokens of room: two big-int operations find the least r >= size
-    )
+    # bit r is set where a pack has r tokens of room: two operations on a big integer find the least r >= size
+    rooms = 0
     for index in sorted(range(len(rows)), key=lambda i: -sizes[i]):
         size = sizes[index]
         fitting = rooms >> size
