@@ -21,7 +21,7 @@ def draw(*shape: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tenso
     return logits.to(dtype), torch.randint(shape[-1], shape[:-1], generator=generator)
 
 
-@pytest.fixture(params=[1, 40, 1 << 22], ids=["a-position-a-slice", "a-few", "all-at-once"])
+@pytest.fixture(params=[1, 40, 1 << 20], ids=["a-position-a-slice", "a-few", "all-at-once"])
 def _chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logprobs, "CHUNK", request.param)
 
