@@ -6,7 +6,6 @@ import importlib
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -53,7 +52,7 @@ def launch(module: str, recipe: Mapping[str, Any], out: Path, settings: LaunchCo
         return
     with tempfile.TemporaryDirectory(prefix="align-launch-") as folder:
         spec = Path(folder) / "spec.json"
-        spec.write_text(json.dumps({"module": module, "recipe": dict(recipe), "out": str(out)}))
+        spec.write_text(json.dumps({"module": module, "recipe": dict(recipe), "out": str(out), "launcher": os.getpid()}))
         code, log = _torchrun(spec, settings.processes)
         if code != 0:
             raise _first_error(Path(folder), settings.processes, code, log)
@@ -67,10 +66,8 @@ def run_stage(module: str, recipe: Mapping[str, Any], out: Path) -> None:
 
 def _torchrun(spec: Path, processes: int) -> tuple[int, str]:
     """Exit code of torchrun and what it and the workers said on stderr, which is passed on as it comes."""
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--nnodes=1"),
-        *("--master-addr=127.0.0.1", f"--master-port={_free_port()}", "-m", "align.engine.worker", str(spec)),
-    ]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command += ["-m", "align.engine.worker", str(spec)]
     environment = dict(os.environ)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         environment.pop(name, None)
@@ -92,13 +89,6 @@ def _torchrun(spec: Path, processes: int) -> tuple[int, str]:
 
 # torchrun's own report of a failure: the error is told once, by us.
 _NOISE = re.compile(r"torch[./]distributed[./]elastic|^={10,}|^-{10,}|torchrun|ChildFailedError")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def _first_error(folder: Path, processes: int, code: int, log: str) -> AlignError:

@@ -13,7 +13,6 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,9 @@ GRACE = 20.0  # seconds a stopped process may take to save before it ends itself
 
 def main(spec: Path) -> int:
     """Run the stage that the spec names; the exit code is the error's."""
-    rank = int(os.environ["RANK"])
-    record = spec.parent / f"rank-{rank}.json"
-    _watch_stop(record)
     task = json.loads(spec.read_text())
+    record = spec.parent / f"rank-{os.environ['RANK']}.json"
+    _watch(record, task["launcher"])
     try:
         dist.setup()
         run_stage(task["module"], task["recipe"], Path(task["out"]))
@@ -38,9 +36,8 @@ def main(spec: Path) -> int:
         _tell(record, state="failed", kind=type(error).__name__, message=str(error))
         return error.exit_code
     except BaseException as error:
-        traceback.print_exc()
         _tell(record, state="failed", kind=type(error).__name__, message=f"{type(error).__name__}: {error}")
-        return 1
+        raise
     _tell(record, state="done")
     dist.shutdown()
     return 0
@@ -54,30 +51,45 @@ def _tell(record: Path, **values: Any) -> None:
     partial.replace(record)
 
 
-def _watch_stop(record: Path) -> None:
+def _watch(record: Path, launcher: int) -> None:
     """On SIGTERM leave a record and, after a while, end, even where the main thread hangs in a collective.
 
     A Python signal handler would wait for the main thread; the wake-up socket is written by the C handler at once.
+    Also end when the launcher is gone, so that whoever starts the run again does not meet its old processes.
     """
-    ours, signals = socket.socketpair()
+    reader, signals = socket.socketpair()
     signals.setblocking(False)
     signal.set_wakeup_fd(signals.fileno(), warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    reader.settimeout(1.0)
 
     def watch() -> None:
-        while signal.SIGTERM not in ours.recv(64):
-            pass
-        _tell(record, state="stopped")
-        time.sleep(GRACE)
-        os._exit(128 + signal.SIGTERM)
+        kept = signals  # closed, it would take the signals with it
+        while True:
+            try:
+                stopped = signal.SIGTERM in reader.recv(64)
+            except TimeoutError:
+                stopped = False
+            if stopped:
+                _tell(record, state="stopped")
+                time.sleep(GRACE)
+            if stopped or not _alive(launcher):
+                kept.close()
+                os._exit(128 + signal.SIGTERM)
 
-    watch.sockets = (ours, signals)  # type: ignore[attr-defined]  # kept open as long as the thread runs
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 if __name__ == "__main__":
-    # os._exit: after a failure the process group's threads may hang in their destructors.
     code = main(Path(sys.argv[1]))
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)
+    os._exit(code)  # the threads of a process group whose peer has died may hang in their destructors
