@@ -43,9 +43,10 @@ def locked(path: Path) -> Iterator[None]:
 
 def _clear_if_dead(path: Path) -> None:
     try:
-        holder: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return
+    holder: dict[str, Any] = json.loads(text)
     if holder["host"] != socket.gethostname():
         raise LaunchError(
             f"{path.parent}: process {holder['pid']} on {holder['host']} works in this folder; "
@@ -55,7 +56,13 @@ def _clear_if_dead(path: Path) -> None:
         raise LaunchError(
             f"{path.parent}: process {holder['pid']} works in this folder; wait for it or end it"
         )
-    path.unlink(missing_ok=True)
+    aside = path.with_name(f"{path.name}.{os.getpid()}.stale")
+    with contextlib.suppress(FileNotFoundError):  # another run took the dead one's lock away first
+        path.rename(aside)
+        if aside.read_text(encoding="utf-8") != text:  # ... and holds its own there by now: give it back
+            with contextlib.suppress(FileExistsError):
+                os.link(aside, path)
+        aside.unlink()
 
 
 def _started(pid: int) -> str | None:
