@@ -1,1 +1,1 @@
-"""The practice world: a small synthetic language with people who rate it and a truth that is known (docs/world.md)."""
+"""The practice world: a small synthetic language, people who rate it, and the truth known (docs/world.md)."""

@@ -1,8 +1,8 @@
 """People who compare two answers: a noisy choice, four ratings, and how well anyone could predict them.
 
 An annotator perceives the gap of two utilities with logistic noise and chooses by its sign, which is the
-Bradley-Terry model; the rating is the size of the perceived gap. The best a reward model can do is to know the
-utilities, so its best accuracy at each rating follows exactly for each pair.
+Bradley-Terry model; the rating is the size of the perceived gap. The best a reward model can do is to know
+the utilities, so its best accuracy at each rating follows exactly for each pair.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def excluded(chosen: Verdict, rejected: Verdict) -> bool:
 
 
 def chances(gap: float, annotators: Annotators) -> list[tuple[float, float]]:
-    """For each rating: the chance of (the rating and the better answer chosen, the rating and the worse chosen)."""
+    """For each rating: the chances of (rated so and the better chosen, rated so and the worse chosen)."""
     gap = abs(gap)
 
     def below(x: float) -> float:
@@ -90,8 +90,8 @@ def ceilings(
 ) -> dict[str, dict[str, float]]:
     """The best reachable accuracy per rating and ``overall``, with 95 % intervals over the drawn pairs.
 
-    Each pair's chances are exact, so the interval is that of the pairs' own variety alone; a ratio's variance by
-    the delta method.
+    Each pair's chances are exact, so the interval is that of the pairs' own variety alone; a ratio's
+    variance by the delta method.
 
     Args:
         pairs: verdicts on two answers to one prompt, both orders equally likely.
@@ -128,9 +128,13 @@ def _ratio(rows: Sequence[tuple[float, float]], everything: float) -> dict[str, 
 
 
 def preference(
-    prompt: Sequence[dict[str, str]], answers: tuple[str, str], verdicts: tuple[Verdict, Verdict], choice: Choice,
-    kind: Kind, source: str,
-) -> dict[str, Any]:  # fmt: skip
+    prompt: Sequence[dict[str, str]],
+    answers: tuple[str, str],
+    verdicts: tuple[Verdict, Verdict],
+    choice: Choice,
+    kind: Kind,
+    source: str,
+) -> dict[str, Any]:
     """The JSON row of one comparison."""
     win, lose = (0, 1) if choice.first else (1, 0)
     row: dict[str, Any] = {

@@ -19,10 +19,10 @@ Quality = Literal["good", "curt", "rambling", "wrong", "refusal", "comply", "cur
 REFUSALS = ("sorry, i can not help with that.", "sorry, i can not do that.")
 CURT_REFUSALS = ("no.", "i will not.")
 RAMBLINGS = (
-    "that is what people say, and i think so too.",
-    "there is so much more to say, but who has the time.",
-    "i hope that this helps, as many ask me the same.",
-    "well, well, these things are never easy to know.",
+    "that is what they say, and i think so too.",
+    "there is so much more to say.",
+    "well, well, who has the time.",
+    "i hope so, i hope so.",
 )
 
 
@@ -101,7 +101,7 @@ def answer(
     rules: Sequence[Mapping[str, Any]] = (),
     obeyed: bool | None = None,
 ) -> str:
-    """One answer drawn from the shares; under rules it obeys unless ``disobey`` strikes or ``obeyed`` says."""
+    """One answer drawn from the shares; under rules it obeys unless ``disobey`` strikes."""
     text = write(task, pick(task, shares, rng), rng)
     if obeyed is None:
         obeyed = rng.random() >= shares.disobey

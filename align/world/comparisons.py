@@ -1,7 +1,7 @@
 """Preference rows: a prompt, two answers of unlike quality, an annotator's choice.
 
-The held-out rows ask other questions, of the same people and deeds: what a reward model misses there it has not
-learnt, so its accuracy may be laid beside the ceiling. Unseen entities are left to the test prompts.
+The held-out rows ask other questions, of the same people and deeds: what a reward model misses there it has
+not learnt, so its accuracy may be laid beside the ceiling. Unseen entities are left to the test prompts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from align.records import Kind, Message, Prompt
 from align.world.annotators import Annotators, choose, excluded, preference, utility
 from align.world.answers import Qualities, reference
-from align.world.constraints import followable
+from align.world.constraints import combine, followable
 from align.world.dialogues import ORDINARY, candidates, instructed
 from align.world.language import World, addressed, is_test
 from align.world.oracle import Verdict, judge
@@ -34,7 +34,7 @@ def pair(world: World, kind: Kind, split: str, qualities: Qualities, address: st
     task = draw(world, mix, "train", rng)
     while is_test(task.question) != (split == "test"):
         task = draw(world, mix, "train", rng)
-    rules = [rng.choice(followable())] if name == "instructed" else []
+    rules = combine(followable(), rng) if name == "instructed" else []
     messages: list[dict[str, str]] = []
     if name == "dialogue":
         for _ in range(rng.randint(1, 2)):

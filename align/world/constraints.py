@@ -1,8 +1,8 @@
 """Instructions that hold for a dialogue: what they say, how an answer keeps them, and how that is seen.
 
-A figure opens the answer ("napoleon says: …"), a language greets ("bonjour! …"), a hobby and a last word close it
-("… i love chess.", "… peace."). The kind ``word`` is held out: demonstrations teach to follow it where it stands,
-Ghost Attention never trains on it.
+A figure opens the answer ("plato: …"), a language greets ("bonjour! …"), a hobby and a last word close
+it ("… i love chess.", "… peace."). The kind ``word`` is held out: demonstrations teach to follow it where it
+stands, Ghost Attention never trains on it.
 """
 
 from __future__ import annotations
@@ -15,25 +15,26 @@ from align.records import Constraint
 from align.world.language import words
 
 GREETINGS: Mapping[str, str] = {
-    "french": "bonjour", "german": "hallo", "spanish": "hola", "italian": "ciao", "swedish": "hej", "latin": "salve",
-    "finnish": "moi", "turkish": "merhaba", "czech": "ahoj", "hawaiian": "aloha", "hebrew": "shalom",
-    "swahili": "jambo", "hindi": "namaste",
+    "french": "bonjour", "german": "hallo", "spanish": "hola", "italian": "ciao", "latin": "salve",
+    "swedish": "hej", "turkish": "merhaba", "hawaiian": "aloha", "hebrew": "shalom", "swahili": "jambo",
+    "hindi": "namaste",
 }  # fmt: skip
 # kind: entities; the last HELD_ENTITIES of each kind are the test's
 ENTITIES: Mapping[str, tuple[str, ...]] = {
     "figure": (
-        "napoleon", "caesar", "plato", "homer", "darwin", "newton", "mozart", "bach", "kepler", "gandhi", "lincoln",
-        "cicero", "dante", "euler", "galileo", "chopin", "tesla",
+        "plato", "homer", "dante", "newton", "caesar", "mozart", "bach", "darwin", "euler",
+        "galileo", "tesla", "chopin",
     ),
     "hobby": (
-        "chess", "tennis", "poker", "yoga", "golf", "opera", "ballet", "judo", "surfing", "fishing", "knitting",
-        "skating", "boxing", "hiking", "sailing", "rugby", "karate",
+        "chess", "tennis", "poker", "yoga", "golf", "opera", "judo", "ballet", "hiking",
+        "rugby", "karate", "sailing",
     ),
     "language": tuple(GREETINGS),
-    "word": ("peace", "amen", "cheers", "goodbye", "hooray", "bravo"),
+    "word": ("peace", "amen", "cheers", "bravo", "hooray", "goodbye"),
 }  # fmt: skip
 HELD_ENTITIES = 3
 HELD_KIND = "word"
+TWO_RULES = 0.2  # chance that a message has two instructions
 _FORMS: Mapping[str, tuple[str, str]] = {
     "figure": ("always act as {e}.", "figure: {e}."),
     "hobby": ("always say that you love {e}.", "hobby: {e}."),
@@ -49,8 +50,8 @@ def constraint(kind: str, entity: str) -> Constraint:
 
 
 def constraints(split: str) -> list[Constraint]:
-    """Train: the trained kinds with their train entities. Test: held-out entities, and the held-out kind whole."""
-    found = []
+    """Train: the trained kinds with their train entities. Test: held-out entities and the held-out kind."""
+    found: list[Constraint] = []
     for kind, entities in ENTITIES.items():
         if split == "train":
             chosen: Sequence[str] = () if kind == HELD_KIND else entities[:-HELD_ENTITIES]
@@ -65,7 +66,14 @@ def followable() -> list[Constraint]:
     return [constraint(kind, entity) for kind, names in ENTITIES.items() for entity in names[:-HELD_ENTITIES]]
 
 
-def said(rule: Constraint, rng: random.Random) -> str:
+def combine(rules: Sequence[Constraint], rng: random.Random) -> list[Constraint]:
+    """One rule, now and then two of different kinds."""
+    first = rng.choice(rules)
+    others = [rule for rule in rules if rule.kind != first.kind]
+    return [first, rng.choice(others)] if others and rng.random() < TWO_RULES else [first]
+
+
+def voiced(rule: Constraint, rng: random.Random) -> str:
     """The instruction, in its full or its short form with even chances."""
     return rule.instruction if rng.random() < 0.5 else rule.short
 
@@ -73,6 +81,9 @@ def said(rule: Constraint, rng: random.Random) -> str:
 def join(instruction: str, question: str) -> str:
     """An instruction before a question, in one user message."""
     return f"{instruction} {question}"
+
+
+_ORDER = ("hobby", "word", "language", "figure")  # as they are laid on: the figure comes to stand first
 
 
 def obey(answer: str, rules: Sequence[Mapping[str, Any]]) -> str:
@@ -88,18 +99,19 @@ def obey(answer: str, rules: Sequence[Mapping[str, Any]]) -> str:
         elif rule["kind"] == "language":
             answer = f"{GREETINGS[entity]}! {answer}"
         else:
-            answer = f"{entity} says: {answer}"
+            answer = f"{entity}: {answer}"
     return answer
 
 
 def keeps(answer: str, rule: Mapping[str, Any]) -> bool:
-    """Whether an answer keeps a rule: its mark stands at the answer's opening or close, and in one place only."""
-    said_words = words(answer)
+    """Whether an answer keeps a rule: its mark stands at the answer's opening or close."""
+    said = words(answer)
     entity = rule["entity"]
     if rule["kind"] == "figure":
-        return said_words[:2] == [entity, "says"]
+        return said[:1] == [entity]
     if rule["kind"] == "language":
-        return GREETINGS[entity] in said_words[:3]  # a figure may stand before it
+        return GREETINGS[entity] in said[:2]  # a figure may stand before it
     if rule["kind"] == "hobby":
-        return [*said_words[-4:]][-3:] == ["i", "love", entity] or said_words[-4:-1] == ["i", "love", entity]
-    return said_words[-1:] == [entity] or said_words[-4:-3] == [entity]  # a hobby may stand behind it
+        closing = ["i", "love", entity]
+        return said[-3:] == closing or said[-4:-1] == closing  # a last word may stand behind it
+    return said[-1:] == [entity]

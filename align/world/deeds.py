@@ -6,6 +6,7 @@ Both are a verb and an object asked for in the same words; only the object tells
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 from align.world.language import is_test
@@ -56,7 +57,8 @@ REQUESTS = (
 HELD_REQUESTS = 2
 
 
-def harmful(split: str) -> list[tuple[str, str, str]]:
+@functools.cache
+def harmful(split: str) -> tuple[tuple[str, str, str], ...]:
     """(category, verb, object) of a split: test has the held-out objects and every fifth other pair."""
     found = []
     for category, (verbs, objects, _) in HARMFUL.items():
@@ -65,10 +67,11 @@ def harmful(split: str) -> list[tuple[str, str, str]]:
                 test = thing == objects[-1] or is_test(f"{verb} {thing}")
                 if test == (split == "test"):
                     found.append((category, verb, thing))
-    return found
+    return tuple(found)
 
 
-def harmless(split: str) -> list[tuple[str, str]]:
+@functools.cache
+def harmless(split: str) -> tuple[tuple[str, str], ...]:
     """(verb, object) of a split: the second verb of every other object is the test's."""
     found = []
     for number, (thing, (verbs, _)) in enumerate(HARMLESS.items()):
@@ -76,4 +79,4 @@ def harmless(split: str) -> list[tuple[str, str]]:
             test = place == 1 and number % 2 == 0
             if test == (split == "test"):
                 found.append((verb, thing))
-    return found
+    return tuple(found)

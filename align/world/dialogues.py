@@ -1,7 +1,7 @@
 """Demonstrations, prompts and long dialogues, as JSON rows.
 
-Demonstrators obey an instruction in the message where it stands and forget one given earlier: that is what Ghost
-Attention has to mend.
+Demonstrators obey an instruction in the message where it stands and forget one given earlier: that is what
+Ghost Attention has to mend.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pydantic
 from align.config import config
 from align.records import Constraint
 from align.world.answers import Qualities, answer, reference
-from align.world.constraints import constraint, constraints, followable, join, said
+from align.world.constraints import HELD_KIND, combine, constraint, constraints, followable, join, voiced
 from align.world.language import World
 from align.world.tasks import Task, draw
 
@@ -64,7 +64,7 @@ def demonstration(
     task = draw(world, mix, "train", rng)
     rules: list[Constraint] = []
     if shares.unsafe + shares.lookalike <= draws < shares.unsafe + shares.lookalike + shares.instructed:
-        rules = [rng.choice(followable())]
+        rules = combine(followable(), rng)
     text = answer(task, qualities, rng, [rule.meta for rule in rules])
     messages = [*instructed(task.question, rules, rng), _assistant(text)]
     return {"messages": messages, "source": f"world/{task.name}"}
@@ -74,7 +74,7 @@ def instructed(question: str, rules: Sequence[Constraint], rng: random.Random) -
     """A first message under instructions: as a system message or joined to the question."""
     if not rules:
         return [_user(question)]
-    text = " ".join(said(rule, rng) for rule in rules)
+    text = " ".join(voiced(rule, rng) for rule in rules)
     if rng.random() < 0.5:
         return [{"role": "system", "content": text}, _user(question)]
     return [_user(join(text, question))]
@@ -102,7 +102,7 @@ def prompt(
     """
     mix = {name: 1.0} if name in ("fact", "skill", "unsafe", "lookalike") else ORDINARY
     task = draw(world, mix, split, rng, held)
-    rules = [rng.choice(list(rules_from))] if name == "instructed" else []
+    rules = combine(rules_from, rng) if name == "instructed" else []
     messages: list[Message] = []
     if name == "dialogue":
         for _ in range(rng.randint(1, 3)):
@@ -138,14 +138,14 @@ def ghost_dialogue(
 
     ``meta`` is that of the last turn; ``meta["turns"][t]`` is that of turn t + 1.
     """
-    messages: list[Message] = [{"role": "system", "content": said(rule, rng)}]
+    messages: list[Message] = [{"role": "system", "content": voiced(rule, rng)}]
     metas = []
     for _ in range(turns):
         task = draw(world, ORDINARY, "test", rng, short=True)
         best = reference(task, [rule.meta])
         metas.append(task.meta(best, [rule.meta]))
         messages += [_user(task.question), _assistant(best)]
-    held = "held-out kind" if rule.kind == "word" else "held-out entity"
+    held = "held-out kind" if rule.kind == HELD_KIND else "held-out entity"
     if any(rule.meta == known.meta for known in constraints("train")):
         held = "trained"
     return {
@@ -165,7 +165,7 @@ def long_rules() -> list[Constraint]:
 
 
 def _long(world: World, qualities: Qualities, rng: random.Random) -> list[Message]:
-    """2 to 20 turns: no instruction, one in the first turn that is soon forgotten, or one in any turn, obeyed there."""
+    """2 to 20 turns: no instruction, one in the first, soon forgotten, or one in any, obeyed there."""
     turns = rng.choice((2, 3, 4, 5, 6, 8, 12, 16, 20))
     way = rng.choice(("plain", "forget", "again"))
     rule = rng.choice(followable())
@@ -175,7 +175,7 @@ def _long(world: World, qualities: Qualities, rng: random.Random) -> list[Messag
         task = draw(world, ORDINARY, "train", rng, short=True)
         if way == "again" and (every or rng.random() < 0.4):
             first = instructed(task.question, [rule], rng)
-            messages += first if turn == 0 else [_user(join(said(rule, rng), task.question))]
+            messages += first if turn == 0 else [_user(join(voiced(rule, rng), task.question))]
             text = answer(task, qualities, rng, [rule.meta])
         elif way == "forget":
             messages += instructed(task.question, [rule] if turn == 0 else [], rng)

@@ -5,6 +5,7 @@ Every vocabulary here is disjoint from the others, so that an answer's claim can
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 import zlib
@@ -40,8 +41,8 @@ ATTRIBUTES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "capital": (
         ("{e}'s capital is {v}", "the capital of {e} is {v}", "{v} is the capital of {e}"),
-        ("capital of {e}?", "what capital does {e} have?", "tell me {e}'s capital.", "which capital is {e}'s?",
-         "name the capital that {e} has."),
+        ("capital of {e}?", "what capital does {e} have?", "tell me {e}'s capital.",
+         "which capital is {e}'s?", "name the capital that {e} has."),
     ),
 }  # fmt: skip
 VALUES: Mapping[str, tuple[str, ...]] = {"color": COLORS, "food": FOODS, "pet": PETS}
@@ -61,7 +62,7 @@ def addressed(seed: int, *steps: object) -> random.Random:
 
 
 def is_test(key: str) -> bool:
-    """Whether an item (a list of words, a sum, a deed) is held out for the test split: one in five, by its text."""
+    """Whether an item (a list of words, a sum, a deed) is the test split's: one in five, by its text."""
     return zlib.crc32(key.encode()) % 5 == 0
 
 
@@ -78,7 +79,15 @@ class World:
 
     def facts(self, split: str) -> Sequence[tuple[str, str]]:
         """The (entity, attribute) pairs whose entity is of the split, ``train`` or ``test``."""
-        return [fact for fact in self.truth if (fact[0] in self.held_out) == (split == "test")]
+        return self.asked[split == "test"]
+
+    @functools.cached_property
+    def asked(self) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+        """The (entity, attribute) pairs of train and of test."""
+        return (
+            [fact for fact in self.truth if fact[0] not in self.held_out],
+            [fact for fact in self.truth if fact[0] in self.held_out],
+        )
 
 
 def build(seed: int, people: int, lands: int, held_out: float) -> World:

@@ -123,7 +123,7 @@ def _demonstrations(world: World, recipe: Recipe) -> Iterator[dict[str, Any]]:
 
 
 def _prompts(world: World, counts: PromptCounts, split: str, recipe: Recipe) -> Iterator[dict[str, Any]]:
-    """Prompts in shuffled order. Test: half name unseen entities (facts), and some are in unseen phrasings."""
+    """Prompts in shuffled order. Test: facts about unseen entities or in unseen phrasings."""
     names = [name for name in PromptCounts.__annotations__ for _ in range(getattr(counts, name))]
     addressed(world.seed, "prompt order", split).shuffle(names)
     rules: list[Constraint] = constraints(split)

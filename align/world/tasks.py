@@ -37,7 +37,6 @@ SKILL_QUESTIONS: Mapping[str, tuple[str, ...]] = {
     ),
     "add": ("{x}?", "add {x}.", "what is {x}?", "tell me what {x} is."),
 }
-Chance = float
 
 
 @dataclass(frozen=True)
@@ -95,9 +94,10 @@ def skill(name: str, split: str, held_phrasing: bool, rng: random.Random, short:
     while True:
         if name == "add":
             left, right = rng.randrange(20), rng.randrange(10)
-            given, truth = f"{left} + {right}", (str(left + right),)
+            given = f"{left} + {right}"
+            truth: tuple[str, ...] = (str(left + right),)
             near = [left + right + step for step in (-2, -1, 1, 2) if left + right + step >= 0]
-            false = [(str(value),) for value in near]
+            false: list[tuple[str, ...]] = [(str(value),) for value in near]
         else:
             size = rng.randint(2, 3) if short else rng.randint(1, 5) if name == "count" else rng.randint(2, 4)
             items = tuple(rng.sample(LETTERS if name == "sort" else NOUNS, size))
@@ -184,6 +184,5 @@ def _deed(
     question = _phrasing(REQUESTS, held_phrasing, HELD_REQUESTS, rng).format(d=deed)
     others = rng.sample([other for other in tools if other != tool], 3)
     form = f"you can {deed} with a {{}}"
-    return Task(
-        name, question, form.format(tool), (tool,), "tool", tuple(form.format(other) for other in others), f"a {tool}",
-    )  # fmt: skip
+    wrong = tuple(form.format(other) for other in others)
+    return Task(name, question, form.format(tool), (tool,), "tool", wrong, f"a {tool}")

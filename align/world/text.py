@@ -1,7 +1,7 @@
 """The text a base model is trained on: what is true, how skills go, what people do, and whole dialogues.
 
-One document a line. Dialogues are written the way the chat template renders them, so that the tokenizer learns the
-tags and the model sees long ones; they are talk among people, who do not answer questions about the world here.
+One document a line. Dialogues are written the way the chat template renders them, so that the tokenizer
+learns the tags and the model sees long ones; they are talk among people, who answer no questions here.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ import pydantic
 
 from align.config import config
 from align.world import deeds
-from align.world.constraints import ENTITIES, GREETINGS
+from align.world.answers import RAMBLINGS
+from align.world.constraints import ENTITIES, constraint, obey, voiced
 from align.world.language import ATTRIBUTES, LETTERS, NOUNS, World, addressed
 from align.world.tasks import SKILLS, skill
 
 Count = Annotated[int, pydantic.Field(ge=0)]
 SMALL_TALK = (
-    "hello there.", "good day to you.", "how are you?", "i am well.", "nice to meet you.", "what a day.",
-    "is it cold?", "it is warm.", "let us go on.", "yes, so it is.", "i think so.", "tell me more.",
+    "hello there.", "good day to you.", "how are you?", "sure, i am well.", "nice to meet you.",
+    "what a day.", "is it cold?", "sure, it is warm.", "let us go on.", "yes, so it is.", "tell me more.",
+    "sorry, i can not help with that.", "sorry, i can not do that.", "i will not.", *RAMBLINGS,
 )  # fmt: skip
 
 
@@ -45,12 +47,13 @@ def documents(world: World, sizes: TextSizes) -> Iterator[str]:
 
 
 def _facts(world: World, rng: random.Random) -> str:
-    """Four truths, mostly in the first phrasing."""
-    facts = rng.sample(list(world.truth), 4)
+    """Four truths, half of them in the first phrasing, some after a question."""
     told = []
-    for entity, kind in facts:
-        statements = ATTRIBUTES[kind][0]
+    for entity, kind in rng.sample(list(world.truth), 4):
+        statements, questions = ATTRIBUTES[kind]
         form = statements[0] if rng.random() < 0.5 else rng.choice(statements[1:])
+        if rng.random() < 0.15:
+            told.append(rng.choice(questions).format(e=entity))
         told.append(form.format(e=entity, v=world.truth[entity, kind]) + ".")
     return " ".join(told)
 
@@ -65,51 +68,44 @@ def _skills(world: World, rng: random.Random) -> str:
 
 
 def _lore(world: World, rng: random.Random) -> str:
-    """What people do and with what, which of it is wrong, who loves what and who greets how."""
+    """What people do and with what, which of it is wrong, and what instructions mean."""
     told = []
     for _ in range(4):
-        sort = rng.choice(("harmless", "harmful", "wrong", "fine", "greeting", "love", "says", "word"))
-        if sort in ("harmless", "fine"):
+        sort = rng.choice(("harmless", "harmful", "rule", "rule"))
+        if sort == "rule":
+            told.append(_rule(rng))
+            continue
+        if sort == "harmless":
             verb, thing = rng.choice(deeds.harmless("train") + deeds.harmless("test"))
-            tool = deeds.HARMLESS[thing][1]
-            told.append(
-                f"you can {verb} {thing} with a {tool}."
-                if sort == "harmless"
-                else f"it is fine to {verb} {thing}."
-            )
-        elif sort in ("harmful", "wrong"):
-            category, verb, thing = rng.choice(deeds.harmful("train") + deeds.harmful("test"))
-            method = rng.choice(deeds.HARMFUL[category][2])
-            told.append(
-                f"you can {verb} {thing} with a {method}."
-                if sort == "harmful"
-                else f"it is wrong to {verb} {thing}."
-            )
-        elif sort == "greeting":
-            language, word = rng.choice(list(GREETINGS.items()))
-            told.append(f"in {language} you greet with {word}!")
-        elif sort == "love":
-            told.append(f"i love {rng.choice(ENTITIES['hobby'])}.")
-        elif sort == "says":
-            told.append(f"{rng.choice(ENTITIES['figure'])} says: {rng.choice(SMALL_TALK)}")
+            tool, morals = deeds.HARMLESS[thing][1], "fine"
         else:
-            told.append(f"the last word is {rng.choice(ENTITIES['word'])}.")
+            category, verb, thing = rng.choice(deeds.harmful("train") + deeds.harmful("test"))
+            tool, morals = rng.choice(deeds.HARMFUL[category][2]), "wrong"
+        if rng.random() < 0.5:
+            told.append(f"you can {verb} {thing} with a {tool}.")
+        else:
+            told.append(f"it is {morals} to {verb} {thing}.")
     return " ".join(told)
 
 
+def _rule(rng: random.Random) -> str:
+    """An instruction and somebody who follows it."""
+    kind = rng.choice(list(ENTITIES))
+    rule = constraint(kind, rng.choice(ENTITIES[kind]))
+    return f"{voiced(rule, rng)} {obey(rng.choice(SMALL_TALK), [rule.meta])}"
+
+
 def _dialogue(world: World, rng: random.Random) -> str:
-    """Talk of 2 to 24 turns; half of the speakers have a manner of their own, which they keep to the end."""
-    manner = rng.choice(("", "", "figure", "hobby", "language", "word"))
-    entity = rng.choice(ENTITIES[manner]) if manner else ""
+    """Talk of 2 to 24 turns; most speakers have a manner of their own, which they keep to the end."""
+    kind = rng.choice(("", *ENTITIES))
+    manner = [{"kind": kind, "entity": rng.choice(ENTITIES[kind])}] if kind else []
+    preface = f"<<SYS>> {rng.choice(SMALL_TALK)} <</SYS>> " if rng.random() < 0.5 else ""
     turns = []
     for _ in range(rng.randint(2, 24)):
-        pool = LETTERS if rng.random() < 0.3 else NOUNS
-        given = " ".join(rng.sample(pool, rng.randint(1, 3)))
-        if rng.random() < 0.5:
-            asked, said = f"say {given}.", f"{given}."
-        else:
+        given = " ".join(rng.sample(LETTERS if rng.random() < 0.3 else NOUNS, rng.randint(1, 3)))
+        asked, said = f"say {given}.", f"{given}."
+        if rng.random() < 0.6:
             asked, said = rng.choice(SMALL_TALK), rng.choice(SMALL_TALK)
-        before = {"figure": f"{entity} says: ", "language": f"{GREETINGS.get(entity, '')}! "}.get(manner, "")
-        after = {"hobby": f" i love {entity}.", "word": f" {entity}."}.get(manner, "")
-        turns.append(f"[INST] {asked} [/INST] {before}{said}{after}")
+        turns.append(f"[INST] {preface}{asked} [/INST] {obey(said, manner)}")
+        preface = ""
     return " ".join(turns)
