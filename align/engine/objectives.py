@@ -1,4 +1,4 @@
-"""What a micro-batch of language modelling contributes to an update: the part that pretraining, SFT and PPO-ptx share."""
+"""What a micro-batch of language modelling contributes to an update: shared by pretraining, SFT and PPO-ptx."""
 
 from __future__ import annotations
 

@@ -16,7 +16,9 @@ def policy_counts(micro: PPOBatch) -> dict[str, int]:
     return dict.fromkeys(("policy_loss", "entropy", "clipped", "log_ratio", "gap"), len(micro.logprobs))
 
 
-def policy_terms(engine: Engine, micro: PPOBatch, *, clip: float, temperature: float, entropy: float) -> dict[str, Term]:
+def policy_terms(
+    engine: Engine, micro: PPOBatch, *, clip: float, temperature: float, entropy: float
+) -> dict[str, Term]:
     """The clipped surrogate (Schulman et al. 2017, equation 7) per token, with what is watched beside it.
 
     Args:
@@ -30,8 +32,8 @@ def policy_terms(engine: Engine, micro: PPOBatch, *, clip: float, temperature: f
 
     from align.data.batches import predictors
     from align.engine.step import Term
-    from align.losses import ppo_policy_loss, token_logprobs
     from align.losses import entropy as entropy_of
+    from align.losses import ppo_policy_loss, token_logprobs
 
     batch = micro.batch
     logits = engine(batch.tokens, batch.positions, batch.segments, at=predictors(batch.mask))

@@ -18,7 +18,9 @@ def summary(run: Path) -> str:
     Raises:
         ArtifactError: an artifact of the run cannot be read.
     """
-    manifests = {folder.name: read_manifest(folder) for folder in sorted(run.iterdir()) if (folder / "manifest.json").is_file()}
+    manifests = {
+        folder.name: read_manifest(folder) for folder in sorted(run.iterdir()) if (folder / "manifest.json").is_file()
+    }
     parts = [policies(manifest) for manifest in manifests.values() if manifest.stage == "evaluate"]
     rewards = {name: manifest for name, manifest in manifests.items() if manifest.stage == "reward"}
     if rewards:
@@ -31,7 +33,14 @@ def policies(manifest: Manifest) -> str:
     measured: Mapping[str, Any] = manifest.metrics["policies"]
     first = next(iter(measured.values()))
     turns = list(first.get("kept", {}))
-    columns = ["policy", "helpful", "unsafe", "false refusals", "KL, nats an answer", *(f"kept at turn {t}" for t in turns)]
+    columns = [
+        "policy",
+        "helpful",
+        "unsafe",
+        "false refusals",
+        "KL, nats an answer",
+        *(f"kept at turn {t}" for t in turns),
+    ]
     rows = [
         [
             name,

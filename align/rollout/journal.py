@@ -16,7 +16,10 @@ class Sampler(Protocol):
     """What a journal needs of a pool or a backend."""
 
     def generate(
-        self, requests: Sequence[Request], sampling: SamplingConfig, on_result: Callable[[Rollout], None] | None = None
+        self,
+        requests: Sequence[Request],
+        sampling: SamplingConfig,
+        on_result: Callable[[Rollout], None] | None = None,
     ) -> list[Rollout]:
         """Answers in the order of the requests; ``on_result`` sees each as it is done."""
 
@@ -45,7 +48,14 @@ def generate(sampler: Sampler, requests: Sequence[Request], sampling: SamplingCo
 
 
 def _line(rollout: Rollout) -> str:
-    values = [rollout.prompt, rollout.sample, rollout.tokens, rollout.logprobs, rollout.finish, rollout.version]
+    values = [
+        rollout.prompt,
+        rollout.sample,
+        rollout.tokens,
+        rollout.logprobs,
+        rollout.finish,
+        rollout.version,
+    ]
     return json.dumps(values) + "\n"
 
 

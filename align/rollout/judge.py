@@ -1,4 +1,4 @@
-"""The two reward models and how the paper joins them: safety where it matters, helpfulness elsewhere (section 3.2.3)."""
+"""The two reward models and how the paper joins them: safety where it matters, else helpfulness (section 3.2.3)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from align.losses import combine_rewards
+from align.model.config import Dtype
 from align.model.weights import load_scorer
 from align.rollout.scorer import score_rows
 
@@ -25,13 +26,16 @@ class Scores(NamedTuple):
 class RewardModels:
     """Helpfulness and safety reward models, held open for scoring."""
 
-    def __init__(self, helpful: Path, safety: Path, threshold: float, dtype: str = "fp32") -> None:
+    def __init__(self, helpful: Path, safety: Path, threshold: float, dtype: Dtype = "fp32") -> None:
         self.helpful = load_scorer(helpful, dtype=dtype)
         self.safety = load_scorer(safety, dtype=dtype)
         self.threshold = threshold
 
     def score(
-        self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], is_safety_prompt: Sequence[bool]
+        self,
+        prompts: Sequence[Sequence[int]],
+        answers: Sequence[Sequence[int]],
+        is_safety_prompt: Sequence[bool],
     ) -> Scores:
         """Score R answers.
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from align.data.tokenizer import Tokenizer
     from align.model.llama import Llama
-    from align.records import Messages, Prompt, Rollout
+    from align.records import Message, Messages, Prompt, Rollout
     from align.rollout.local import LocalEngine
 
 Count = Annotated[int, pydantic.Field(ge=1)]
@@ -41,7 +41,7 @@ Judge = Callable[["Prompt", str], Verdict]
 class DialogueConfig:
     """Long dialogues under an instruction given once, in the system message."""
 
-    prompts: str  # each row: a dialogue of user turns with the instruction (see data_schemas)
+    prompts: str  # each row: a system message and user turns; answers between them are the policy's own
     turns: list[Count]  # where the instruction is checked
 
 
@@ -76,9 +76,8 @@ def load_judge(name: str) -> Judge:
         raise RecipeError(f"judge: {name!r} cannot be imported as package.module:function ({error})") from error
 
 
-
 def run(recipe: Recipe, out: Path) -> None:
-    """Sample every policy on the same prompts and dialogues, judge the answers, publish numbers and answers at ``out``."""
+    """Sample every policy on the same prompts and dialogues, judge the answers, publish both at ``out``."""
     from align.artifacts import building, publish, work_dir, write_jsonl
     from align.data.schema import read_prompts
     from align.data.tokenizer import Tokenizer
@@ -120,12 +119,9 @@ def run(recipe: Recipe, out: Path) -> None:
 
 def answer(sampler: LocalEngine, tokenizer: Tokenizer, prompts: Sequence[Prompt], recipe: Recipe) -> list[Rollout]:
     """One answer a prompt; every policy meets the same randomness."""
-    from align.data.prompts import encode_prompts
-    from align.records import Request
+    from align.data.prompts import encode_prompts, requests
 
-    encoded = encode_prompts(tokenizer, prompts)
-    requests = [Request(i, tuple(tokens), seed=recipe.seed) for i, tokens in enumerate(encoded)]
-    return sampler.generate(requests, recipe.sampling)
+    return sampler.generate(requests(encode_prompts(tokenizer, prompts), seed=recipe.seed), recipe.sampling)
 
 
 def summary(judged: Sequence[Verdict]) -> dict[str, Any]:
@@ -146,7 +142,10 @@ def kl_to(
 
     encoded = encode_prompts(tokenizer, prompts)
     theirs = over_answers(
-        logprob_reader(reference, 1.0), [encoded[r.prompt] for r in rollouts], [r.tokens for r in rollouts], 16384
+        logprob_reader(reference, 1.0),
+        [encoded[r.prompt] for r in rollouts],
+        [r.tokens for r in rollouts],
+        16384,
     )
     return mean(sum(r.logprobs) - float(row.sum()) for r, row in zip(rollouts, theirs, strict=True))
 
@@ -164,26 +163,40 @@ def obedience(
     def ask(number: int, answers: list[str]) -> Messages:
         return asked(dialogues[number], answers)
 
-    turns = [min(last, 1 + len(dialogue.meta["turns"])) for dialogue in dialogues]
-    said = converse(
-        sampler, tokenizer, turns, ask, recipe.sampling, seed=recipe.seed, journal=journal, context=context
-    )
+    turns = [min(last, len(users(dialogue))) for dialogue in dialogues]
+    said = converse(sampler, tokenizer, turns, ask, recipe.sampling, seed=recipe.seed, journal=journal, context=context)
     kept: dict[int, list[bool]] = defaultdict(list)
     for dialogue, answers in zip(dialogues, said, strict=True):
         for turn in recipe.dialogues.turns:
-            obeyed = len(answers) >= turn and judge(dialogue, answers[turn - 1]).kept
+            obeyed = len(answers) >= turn and judge(at_turn(dialogue, answers, turn), answers[turn - 1]).kept
             kept[turn].append(bool(obeyed))
     return kept
 
 
+def users(dialogue: Prompt) -> list[Message]:
+    """The users' messages of a dialogue."""
+    return [message for message in dialogue.messages if message.role == "user"]
+
+
 def asked(dialogue: Prompt, answers: Sequence[str]) -> Messages:
-    """The dialogue so far with its next user turn; later turns come from ``meta.turns``."""
+    """The dialogue up to its next user turn, the policy's own answers in place of those written there."""
     from align.records import Message
 
-    messages = list(dialogue.messages)
-    for content, said in zip(dialogue.meta["turns"], answers, strict=False):
-        messages += [Message("assistant", said), Message("user", content)]
+    messages = [message for message in dialogue.messages[:1] if message.role == "system"]
+    for turn, user in enumerate(users(dialogue)[: len(answers) + 1]):
+        messages.append(user)
+        if turn < len(answers):
+            messages.append(Message("assistant", answers[turn]))
     return tuple(messages)
+
+
+def at_turn(dialogue: Prompt, answers: Sequence[str], turn: int) -> Prompt:
+    """What the judge is shown of one turn (from 1): the dialogue so far, and that turn's ``meta.turns`` where given."""
+    from dataclasses import replace
+
+    metas = dialogue.meta.get("turns")
+    meta = dialogue.meta if metas is None else metas[turn - 1]
+    return replace(dialogue, messages=asked(dialogue, answers[: turn - 1]), meta=meta)
 
 
 def row(name: str, prompt: Prompt, rollout: Rollout, verdict: Verdict, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -215,4 +228,9 @@ def share(values: Iterable[bool]) -> dict[str, float | None]:
 
     listed = list(values)
     low, high = wilson(sum(listed), len(listed))
-    return {"share": sum(listed) / len(listed) if listed else None, "low": low, "high": high, "n": len(listed)}
+    return {
+        "share": sum(listed) / len(listed) if listed else None,
+        "low": low,
+        "high": high,
+        "n": len(listed),
+    }

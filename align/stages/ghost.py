@@ -7,20 +7,13 @@ the first turn only. Fine-tuning on them trains the last answer alone (``train: 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import pydantic
 
 from align.config import config, to_plain
 from align.rollout.backend import SamplingConfig
 from align.rollout.pool import PoolConfig
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from align.data.tokenizer import Tokenizer
-    from align.records import Constraint, Message, Messages
-    from align.rollout.pool import Pool
 
 Count = Annotated[int, pydantic.Field(ge=1)]
 
@@ -45,29 +38,37 @@ class Recipe:
 def run(recipe: Recipe, out: Path) -> None:
     """Draw instructions and users' turns, sample the answers turn by turn, publish the dialogues at ``out``."""
     from align.artifacts import building, publish, work_dir, write_jsonl
-    from align.data.ghost import draw, first_turn_only
+    from align.data.ghost import draw, every_turn, first_turn_only
     from align.data.schema import read_constraints, read_prompts, to_json
     from align.data.tokenizer import Tokenizer
+    from align.model.config import read_config
     from align.records import Dialog
+    from align.rollout.converse import converse
     from align.rollout.pool import open_pool
 
     policy = Path(recipe.policy)
     tokenizer = Tokenizer(policy / "tokenizer.model")
     constraints = list(read_constraints(recipe.constraints))
-    turns = [p.messages[0].content for p in read_prompts(recipe.prompts) if p.kind == "helpful" and len(p.messages) == 1]
+    turns = [
+        p.messages[0].content for p in read_prompts(recipe.prompts) if p.kind == "helpful" and len(p.messages) == 1
+    ]
     plans = draw(
         constraints, turns, dialogs=recipe.dialogs, lengths=recipe.turns, combine=recipe.combine,
         short_share=recipe.short_share, seed=recipe.seed,
     )  # fmt: skip
     with open_pool(policy, recipe.pool) as pool:
-        answered = converse(pool, tokenizer, plans, recipe, work_dir(out))
+        answered = converse(
+            pool, tokenizer, [len(plan.users) for plan in plans], lambda d, said: every_turn(plans[d], said),
+            recipe.sampling, seed=recipe.seed, journal=work_dir(out) / "answers",
+            context=read_config(policy).max_seq_len,
+        )  # fmt: skip
 
-    kept = [(plan, answers) for plan, answers in zip(plans, answered, strict=True) if answers is not None]
-    dialogs = [Dialog(messages=first_turn_only(plan, answers), source=f"ghost {plan.kinds}") for plan, answers in kept]
+    whole = [(plan, said) for plan, said in zip(plans, answered, strict=True) if len(said) == len(plan.users)]
+    dialogs = [Dialog(messages=first_turn_only(plan, said), source=f"ghost/{plan.kinds}") for plan, said in whole]
     with building(out) as folder:
         write_jsonl(folder / "dialogs.jsonl", (to_json(dialog) for dialog in dialogs))
         publish(
             folder, out, stage="ghost", name=out.name, recipe=to_plain(recipe), seed=recipe.seed, parents=[policy],
             inputs=[Path(recipe.prompts), Path(recipe.constraints)],
-            metrics={"dialogs": len(dialogs), "unfinished": len(plans) - len(dialogs)},
+            metrics={"dialogs": len(dialogs), "broken_off": len(plans) - len(dialogs)},
         )  # fmt: skip

@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import pydantic
 
@@ -62,7 +62,9 @@ class Recipe:
     policy: str  # where it starts, and the frozen reference
     helpful: str
     safety: str
-    critic: Literal["helpful", "safety", "policy"] = "helpful"  # ours: whose body the critic starts from; its head from 0
+    critic: Literal["helpful", "safety", "policy"] = (
+        "helpful"  # ours: whose body the critic starts from; its head from 0
+    )
     threshold: Annotated[float, pydantic.Field(gt=0, lt=1)]
     prompts: str
     ppo: PPOConfig
@@ -104,7 +106,8 @@ def run(recipe: Recipe, out: Path) -> None:
                 clock.time("save", checkpoint.save, work / "checkpoints", iteration + 1, loop.engines, seen)
             log.timing(iteration, **clock.seconds)
     export(
-        loop.policy, "policy", loop.config, loop.tokenizer.path, out, stage="ppo", recipe=to_plain(recipe), seed=recipe.seed,
+        loop.policy, "policy", loop.config, loop.tokenizer.path, out,
+        stage="ppo", recipe=to_plain(recipe), seed=recipe.seed,
         parents=[Path(p) for p in (recipe.policy, recipe.helpful, recipe.safety)], inputs=[Path(recipe.prompts)],
         metrics=seen,
     )  # fmt: skip
@@ -122,7 +125,7 @@ class Collected:
 
 
 class Loop:
-    """PPO's four models, held open: the policy and critic under training, the reference and the reward models frozen."""
+    """PPO's models, held open: policy and critic in training, reference and reward models frozen."""
 
     def __init__(self, recipe: Recipe) -> None:
         from align.data.prompts import encode_prompts
@@ -131,7 +134,7 @@ class Loop:
         from align.engine import dist
         from align.engine.zero import wrap
         from align.model.config import read_config
-        from align.model.heads import Scorer, scorer_from_policy
+        from align.model.heads import scorer_from_policy
         from align.model.weights import load_policy, load_scorer
         from align.rollout.judge import RewardModels
         from align.rollout.local import LocalEngine
@@ -180,13 +183,15 @@ class Loop:
         share = drawn[dist.rank() :: dist.world_size()]
         requests = [Request(i, tuple(self.encoded[i]), sample=0, seed=recipe.seed, step=iteration) for i in share]
         mine = self.sampler.generate(requests, recipe.sampling)
-        rollouts = dist.all_gather_interleaved(mine)  # in the order of `drawn`, whatever the number of ranks
+        told = dist.all_gather_json([[r.prompt, r.tokens, r.logprobs, r.finish == "stop"] for r in mine])
+        # back to the order of `drawn`, so that the number of ranks changes nothing that follows
+        rollouts = [told[place % len(told)][place // len(told)] for place in range(len(drawn))]
         return Collected(
-            prompts=[tuple(self.encoded[r.prompt]) for r in rollouts],
-            answers=[r.tokens for r in rollouts],
-            logprobs=table([r.logprobs for r in rollouts]),
-            finished=tensor([r.finish == "stop" for r in rollouts]),
-            is_safety=[self.prompts[r.prompt].kind == "safety" for r in rollouts],
+            prompts=[tuple(self.encoded[prompt]) for prompt, _, _, _ in rollouts],
+            answers=[tuple(tokens) for _, tokens, _, _ in rollouts],
+            logprobs=table([logprobs for _, _, logprobs, _ in rollouts]),
+            finished=tensor([finished for _, _, _, finished in rollouts]),
+            is_safety=[self.prompts[prompt].kind == "safety" for prompt, _, _, _ in rollouts],
         )
 
     def appraise(self, collected: Collected) -> tuple[Experience, dict[str, float]]:
@@ -201,7 +206,11 @@ class Loop:
         ref_logprobs = over_answers(reference, prompts, answers, recipe.micro_tokens)
         values = over_answers(value_reader(self.critic), prompts, answers, recipe.micro_tokens)
         scaled = scaled_scores(
-            scores.combined, collected.finished, how=ppo.score_scale, clip=ppo.score_clip, no_eos=ppo.no_eos_score
+            scores.combined,
+            collected.finished,
+            how=ppo.score_scale,
+            clip=ppo.score_clip,
+            no_eos=ppo.no_eos_score,
         )
         experience = build(
             prompts, answers, logprobs=collected.logprobs, ref_logprobs=ref_logprobs, values=values, scores=scaled,
@@ -259,7 +268,8 @@ class Loop:
             )
         if abs(seen["kl/answer"]) > ppo.max_kl:
             raise TrainingError(
-                f"iteration {iteration}: KL to the reference is {seen['kl/answer']:.3g} nats an answer (bound {ppo.max_kl}): "
+                f"iteration {iteration}: KL to the reference is {seen['kl/answer']:.3g} nats an answer, "
+                f"the bound is {ppo.max_kl}; "
                 "raise ppo.beta or lower optim.lr; a large negative value means log-probs of another distribution"
             )
 

@@ -68,8 +68,24 @@ def run(recipe: Recipe, out: Path) -> None:
     init_weights(model, recipe.seed)
     engine = wrap(model, recipe.optim, recipe.zero, batches.steps)
     metrics = fit(
-        engine, batches, lm_counts, lm_terms, batches.steps, work=work, label=out.name, save_every=recipe.save_every
+        engine,
+        batches,
+        lm_counts,
+        lm_terms,
+        batches.steps,
+        work=work,
+        label=out.name,
+        save_every=recipe.save_every,
     )
     export(
-        engine, "policy", recipe.model, spm, out, stage="pretrain", recipe=to_plain(recipe), seed=recipe.seed, inputs=paths, metrics=metrics
+        engine,
+        "policy",
+        recipe.model,
+        spm,
+        out,
+        stage="pretrain",
+        recipe=to_plain(recipe),
+        seed=recipe.seed,
+        inputs=paths,
+        metrics=metrics,
     )

@@ -101,17 +101,11 @@ def sample(
     seed: int, step: int, journal: Path,
 ) -> list[Rollout]:  # fmt: skip
     """``samples`` answers to each prompt, prompt by prompt; what the journal holds is not sampled again."""
-    from align.data.prompts import encode_prompts
-    from align.records import Request
+    from align.data.prompts import encode_prompts, requests
     from align.rollout.journal import generate
 
-    encoded = encode_prompts(tokenizer, prompts)
-    requests = [
-        Request(i, tuple(tokens), sample=k, seed=seed, step=step)
-        for i, tokens in enumerate(encoded)
-        for k in range(samples)
-    ]
-    return generate(pool, requests, sampling, journal)
+    asked = requests(encode_prompts(tokenizer, prompts), samples=samples, seed=seed, step=step)
+    return generate(pool, asked, sampling, journal)
 
 
 def scored(
@@ -148,7 +142,12 @@ def scored(
 
 
 def find_temperature(
-    recipe: Recipe, pool: Pool, judge: RewardModels, tokenizer: Tokenizer, probes: Sequence[Prompt], work: Path
+    recipe: Recipe,
+    pool: Pool,
+    judge: RewardModels,
+    tokenizer: Tokenizer,
+    probes: Sequence[Prompt],
+    work: Path,
 ) -> dict[str, Any]:
     """The grid temperature whose best of K is expected to score highest, with the curve it was read from."""
     if len(recipe.temperature.grid) == 1:

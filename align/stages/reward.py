@@ -83,7 +83,8 @@ def run(recipe: Recipe, out: Path) -> None:
         held = pair_rows(tokenizer, read_pairs([path]), margins="none", max_len=recipe.batch.length, overlong="cut")
         metrics[f"held_out/{name}"] = accuracy_by_rating(judge, held.pairs)
     export(
-        engine, "scorer", read_config(start), tokenizer.path, out, stage="reward", recipe=to_plain(recipe), seed=recipe.seed,
+        engine, "scorer", read_config(start), tokenizer.path, out,
+        stage="reward", recipe=to_plain(recipe), seed=recipe.seed,
         parents=[start], inputs=[Path(p) for p in (*recipe.data.main, *recipe.data.other, *recipe.held_out.values())],
         metrics=metrics | {"rows": encoded.counts},
     )  # fmt: skip
@@ -97,7 +98,7 @@ def accuracy_by_rating(scorer: Scorer, pairs: list[PairRow]) -> dict[str, Any]:
     from align.rollout.scorer import score_rows
     from align.stats import wilson
 
-    rows = [row.tokens for pair in pairs for row in (pair.chosen, pair.rejected)]
+    rows = [row.tokens.tolist() for pair in pairs for row in (pair.chosen, pair.rejected)]
     scores = score_rows(scorer, rows)
     right: dict[str, list[float]] = defaultdict(list)
     for index, pair in enumerate(pairs):
@@ -109,7 +110,12 @@ def accuracy_by_rating(scorer: Scorer, pairs: list[PairRow]) -> dict[str, Any]:
     for rating in (*RATINGS, "all"):
         values = right[rating]
         low, high = wilson(sum(values), len(values)) if values else (0.0, 1.0)
-        table[rating] = {"accuracy": sum(values) / len(values) if values else None, "low": low, "high": high, "n": len(values)}
+        table[rating] = {
+            "accuracy": sum(values) / len(values) if values else None,
+            "low": low,
+            "high": high,
+            "n": len(values),
+        }
     return table
 
 

@@ -57,7 +57,9 @@ def run(recipe: Recipe, out: Path) -> None:
     rows, counts = [], {}
     for source in recipe.data:
         dialogs = list(read_dialogs(source.path))[: source.take]
-        encoded = sft_rows(tokenizer, dialogs, train=source.train, max_len=recipe.batch.length, overlong=recipe.overlong)
+        encoded = sft_rows(
+            tokenizer, dialogs, train=source.train, max_len=recipe.batch.length, overlong=recipe.overlong
+        )
         rows += encoded.rows
         counts[Path(source.path).name] = encoded.counts
 
@@ -68,6 +70,7 @@ def run(recipe: Recipe, out: Path) -> None:
         work=work_dir(out), label=out.name, save_every=recipe.save_every,
     )  # fmt: skip
     export(
-        engine, "policy", read_config(start), tokenizer.path, out, stage="sft", recipe=to_plain(recipe), seed=recipe.seed,
+        engine, "policy", read_config(start), tokenizer.path, out,
+        stage="sft", recipe=to_plain(recipe), seed=recipe.seed,
         parents=[start], inputs=[Path(source.path) for source in recipe.data], metrics=metrics | {"rows": counts},
     )  # fmt: skip
