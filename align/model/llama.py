@@ -219,6 +219,8 @@ class Backbone(nn.Module):
         if positions is None and segments is None:
             return Context(cos, sin, None, cache, rows[:, None], slots)
         length = cache.length or int(slots.max()) + 1
+        if length > cache.slots:
+            raise ShapeError(f"position {length - 1} does not fit a cache of {cache.slots} slots")
         unseen = torch.arange(length, device=tokens.device) > slots[:, :, None]
         mask = torch.zeros(unseen.shape, dtype=cache.k.dtype, device=tokens.device)
         mask.masked_fill_(unseen, float("-inf"))
@@ -228,7 +230,7 @@ class Backbone(nn.Module):
 
 
 def packed_mask(segments: Tensor, dtype: torch.dtype) -> Tensor:
-    """[B, T] document numbers -> [B, 1, T, T]: 0 where a token looks (its own document, not later), else -inf.
+    """[B, T] document numbers -> [B, 1, T, T]: 0 where a token looks (its document, not later), else -inf.
 
     Padding (0) looks at padding, so that no row of the mask is empty.
     """

@@ -65,8 +65,8 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
 def merged(named: Iterable[tuple[str, Tensor]], lora: LoraConfig) -> Iterator[tuple[str, Tensor]]:
     """The weights of an adapted model with W + (alpha / rank) B A in place of W and its adapters.
 
-    A stream in, a stream out, so that weights gathered from a partitioned model are saved as they come. The order
-    is that of an adapted model's ``named_parameters``: base, A, B of each layer.
+    A stream in, a stream out, so that weights gathered from a partitioned model are saved as they come. The
+    order is that of an adapted model's ``named_parameters``: base, A, B of each layer.
 
     Raises:
         WeightsError: an adapter without its base, or a base without its adapter.

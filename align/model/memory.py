@@ -1,6 +1,6 @@
 """How much memory a run will need on each device, worked out before anything is loaded and without torch.
 
-The parts follow from the sizes; activations are those that this library's own forward keeps for backward (a test
+The parts follow from the sizes; activations are those that this library's forward keeps for backward (a test
 counts them). A framework's own needs and fragmentation come on top: leave a tenth free.
 """
 
@@ -31,7 +31,8 @@ class Memory:
     @property
     def device(self) -> int:
         """Bytes on the device."""
-        return sum(getattr(self, part.name) for part in fields(self)) - self.host
+        parts = (self.weights, self.gradients, self.optimizer, self.activations, self.logits, self.cache)
+        return sum(parts)
 
     def __add__(self, other: Memory) -> Memory:
         return Memory(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
@@ -120,7 +121,7 @@ def activations(config: LlamaConfig, dtype: Dtype, rows: int, length: int, packe
 
 
 def logits(config: LlamaConfig, dtype: Dtype, tokens: int) -> int:
-    """Bytes of the head's output on ``tokens`` counted tokens and of what its loss keeps: three fp32 copies."""
+    """Bytes of the head's output on counted ``tokens`` and of what its loss keeps: three fp32 copies."""
     size = BYTES[dtype]
     return tokens * config.vocab_size * (12 + (size if size < 4 else 0))
 
