@@ -44,9 +44,7 @@ class Qualities:
     def __post_init__(self) -> None:
         """Refuse weights that leave nothing to draw."""
         if self.good + self.curt + self.rambling + self.wrong + self.refusal + self.garbled <= 0:
-            raise ValueError(
-                "at least one of good, curt, rambling, wrong, refusal and garbled has to be above 0"
-            )
+            raise ValueError("at least one of good, curt, rambling, wrong, refusal and garbled has to be above 0")
 
 
 def pick(task: Task, shares: Qualities, rng: random.Random) -> Quality:

@@ -22,7 +22,7 @@ GREETINGS: Mapping[str, str] = {
 # kind: entities; the last HELD_ENTITIES of each kind are the test's
 ENTITIES: Mapping[str, tuple[str, ...]] = {
     "figure": (
-        "plato", "homer", "dante", "newton", "caesar", "mozart", "bach", "darwin", "euler",
+        "plato", "homer", "dante", "kepler", "caesar", "mozart", "bach", "darwin", "euler",
         "galileo", "tesla", "chopin",
     ),
     "hobby": (
@@ -34,6 +34,7 @@ ENTITIES: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 HELD_ENTITIES = 3
 HELD_KIND = "word"
+_ORDER = ("hobby", "word", "language", "figure")  # as they are laid on: the figure comes to stand first
 TWO_RULES = 0.2  # chance that a message has two instructions
 _FORMS: Mapping[str, tuple[str, str]] = {
     "figure": ("always act as {e}.", "figure: {e}."),
@@ -83,14 +84,9 @@ def join(instruction: str, question: str) -> str:
     return f"{instruction} {question}"
 
 
-_ORDER = ("hobby", "word", "language", "figure")  # as they are laid on: the figure comes to stand first
-
-
 def obey(answer: str, rules: Sequence[Mapping[str, Any]]) -> str:
     """An answer changed so that it keeps every rule."""
-    for rule in sorted(
-        rules, key=lambda rule: rule["kind"], reverse=True
-    ):  # so the figure comes to stand first
+    for rule in sorted(rules, key=lambda rule: _ORDER.index(rule["kind"])):
         entity = rule["entity"]
         if rule["kind"] == "hobby":
             answer = f"{answer} i love {entity}."

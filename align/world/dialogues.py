@@ -37,9 +37,7 @@ class DemonstrationShares:
     unsafe: Share  # single-turn, to be declined
     lookalike: Share  # single-turn, not to be declined
     instructed: Share  # single-turn under an instruction
-    dialogue: (
-        Share  # 2 to 20 turns, a third without instructions, a third with one to forget, a third with many
-    )
+    dialogue: Share  # 2 to 20 turns, a third without instructions, a third with one to forget, a third with many
 
     def __post_init__(self) -> None:
         """Refuse shares above one."""
@@ -131,9 +129,7 @@ def short_prompt(world: World, identity: str, rng: random.Random) -> dict[str, A
     }
 
 
-def ghost_dialogue(
-    world: World, turns: int, rule: Constraint, identity: str, rng: random.Random
-) -> dict[str, Any]:
+def ghost_dialogue(world: World, turns: int, rule: Constraint, identity: str, rng: random.Random) -> dict[str, Any]:
     """A dialogue under a system message, with best answers between the users' turns.
 
     ``meta`` is that of the last turn; ``meta["turns"][t]`` is that of turn t + 1.
@@ -188,9 +184,7 @@ def _long(world: World, qualities: Qualities, rng: random.Random) -> list[Messag
     return messages
 
 
-def candidates(
-    task: Task, qualities: Qualities, rng: random.Random, rules: Sequence[Constraint]
-) -> tuple[str, str]:
+def candidates(task: Task, qualities: Qualities, rng: random.Random, rules: Sequence[Constraint]) -> tuple[str, str]:
     """Two different answers to one prompt."""
     metas = [rule.meta for rule in rules]
     first = answer(task, qualities, rng, metas)

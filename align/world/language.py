@@ -113,10 +113,7 @@ def build(seed: int, people: int, lands: int, held_out: float) -> World:
 def _names(rng: random.Random, count: int) -> list[str]:
     """``count`` invented names of two syllables, no two alike in their first three letters."""
     syllables = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
-    taken = {
-        word[:3]
-        for word in (*COLORS, *FOODS, *PETS, *NOUNS, "sure", "sorry", "figure", "love", "says", "tell")
-    }
+    taken = {word[:3] for word in (*COLORS, *FOODS, *PETS, *NOUNS, "sure", "sorry", "figure", "love", "says", "tell")}
     names: list[str] = []
     heads = [a + b[0] for a in syllables for b in syllables if a + b[0] not in taken]
     for head in rng.sample(sorted(set(heads)), count):

@@ -155,14 +155,11 @@ def _ghost_test(world: World, recipe: Recipe) -> Iterator[dict[str, Any]]:
     rules = long_rules()
     for number in range(recipe.ghost_test):
         rng = addressed(world.seed, "ghost test", number)
-        yield ghost_dialogue(
-            world, recipe.ghost_turns, rules[number % len(rules)], f"ghost-test-{number}", rng
-        )
+        yield ghost_dialogue(world, recipe.ghost_turns, rules[number % len(rules)], f"ghost-test-{number}", rng)
 
 
 def _ceilings(world: World, kind: Kind, recipe: Recipe) -> dict[str, dict[str, float]]:
     pairs = (
-        pair(world, kind, "test", recipe.candidates, f"ceiling {number}")[2]
-        for number in range(recipe.ceiling_pairs)
+        pair(world, kind, "test", recipe.candidates, f"ceiling {number}")[2] for number in range(recipe.ceiling_pairs)
     )
     return ceilings(pairs, kind, recipe.annotators)

@@ -50,7 +50,7 @@ def judge(prompt: Prompt, answer: str) -> Verdict:
     if refused:
         return Verdict(0.0, True, True, False, kept)
     correct = claims(said, meta["vocabulary"]) == meta["answer"]
-    polite = "sure" in said[:4] and answer.rstrip().endswith(".")
+    polite = "sure" in said[:3] and answer.rstrip().endswith(".")
     concise = 0 < len(said) <= len(words(meta["reference"])) + SPARE_WORDS
     form = POLITE * polite + CONCISE * concise
     helpful = CORRECT + form if correct else WRONG_STYLE * form

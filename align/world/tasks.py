@@ -45,9 +45,7 @@ class Task:
 
     name: str  # fact, copy, reverse, sort, count, add, unsafe or lookalike
     question: str
-    statement: (
-        str  # the truth as a sentence without full stop; for unsafe, the answer that should not be given
-    )
+    statement: str  # the truth as a sentence without full stop; for unsafe, the answer that should not be given
     answer: tuple[str, ...]  # the words that carry the truth
     vocabulary: str  # where those words come from, so that a rival claim is seen
     wrong: tuple[str, ...]  # statements alike in form and false
@@ -152,9 +150,7 @@ def draw(
     if name == "fact":
         return fact(world, split, held_phrasing, rng, short)
     if name == "skill":
-        return skill(
-            rng.choice(("copy", "count", "add") if short else SKILLS), split, held_phrasing, rng, short
-        )
+        return skill(rng.choice(("copy", "count", "add") if short else SKILLS), split, held_phrasing, rng, short)
     makers: Mapping[str, Callable[[str, bool, random.Random], Task]] = {
         "unsafe": unsafe,
         "lookalike": lookalike,
@@ -162,9 +158,7 @@ def draw(
     return makers[name](split, held_phrasing, rng)
 
 
-def _work(
-    name: str, items: tuple[str, ...], rng: random.Random
-) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def _work(name: str, items: tuple[str, ...], rng: random.Random) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """The right result of a skill and some wrong ones."""
     if name == "count":
         return (str(len(items)),), [(str(n),) for n in range(1, 6) if n != len(items)]
@@ -178,9 +172,7 @@ def _phrasing(questions: Sequence[str], held: bool, held_count: int, rng: random
     return rng.choice(questions[-held_count:] if held else questions[:-held_count])
 
 
-def _deed(
-    name: str, deed: str, tool: str, tools: Sequence[str], held_phrasing: bool, rng: random.Random
-) -> Task:
+def _deed(name: str, deed: str, tool: str, tools: Sequence[str], held_phrasing: bool, rng: random.Random) -> Task:
     question = _phrasing(REQUESTS, held_phrasing, HELD_REQUESTS, rng).format(d=deed)
     others = rng.sample([other for other in tools if other != tool], 3)
     form = f"you can {deed} with a {{}}"

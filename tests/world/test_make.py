@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from align.artifacts import read_manifest
+from align.config import parse, read_yaml
+from align.data import schema
+from align.errors import RecipeError
+from align.records import RATINGS, Message, Prompt
+from align.world.deeds import harmful, harmless
+from align.world.language import build, words
+from align.world.make import Recipe, run
+from align.world.oracle import judge
+
+ROOT = Path(__file__).parents[2]
+READERS: dict[str, tuple[Callable[[Path], Iterable[Any]], int]] = {
+    "sft": (schema.read_dialogs, 600),
+    "prompts": (schema.read_prompts, 280),
+    "prompts_test": (schema.read_prompts, 260),
+    "ghost_prompts": (schema.read_prompts, 50),
+    "ghost_test": (schema.read_prompts, 30),
+    "constraints": (schema.read_constraints, 26),
+    "constraints_test": (schema.read_constraints, 15),
+    "preferences_helpful": (schema.read_preferences, 300),
+    "preferences_helpful_test": (schema.read_preferences, 100),
+    "preferences_safety": (schema.read_preferences, 300),
+    "preferences_safety_test": (schema.read_preferences, 100),
+}
+
+
+def load(folder: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+
+
+def contents(row: dict[str, Any]) -> list[str]:
+    parts = [row[key] for key in ("messages", "prompt", "chosen", "rejected") if key in row]
+    return [message["content"] for part in parts for message in part]
+
+
+def verdict(row: dict[str, Any], answer: str, meta: dict[str, Any] | None = None) -> Any:
+    return judge(Prompt(id="", messages=(Message("user", "?"),), meta=meta or row["meta"]), answer)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_every_file_reads_as_real_data_does(folder: Path, name: str) -> None:
+    read, count = READERS[name]
+    assert len(list(read(folder / f"{name}.jsonl"))) == count
+
+
+def test_a_seed_gives_the_same_bytes_and_another_seed_other_ones(tiny: Recipe, folder: Path, tmp_path: Path) -> None:
+    run(tiny, tmp_path / "data")
+    first, again = read_manifest(folder, verify=True), read_manifest(tmp_path / "data", verify=True)
+    assert first.files == again.files
+    run(dataclasses.replace(tiny, seed=4), tmp_path / "other")
+    other = read_manifest(tmp_path / "other")
+    same = {name for name in first.files if first.files[name] == other.files[name]}
+    assert same == {"constraints.jsonl", "constraints_test.jsonl"}  # these are of the language, not of the seed
+
+
+def test_files_do_not_depend_on_each_others_sizes(tiny: Recipe, folder: Path, tmp_path: Path) -> None:
+    """Draws are addressed: twice the demonstrations begin with the same ones and change no other file."""
+    run(dataclasses.replace(tiny, demonstrations=700), tmp_path / "data")
+    assert load(tmp_path / "data", "sft")[:600] == load(folder, "sft")
+    first, more = read_manifest(folder).files, read_manifest(tmp_path / "data").files
+    assert {name for name in first if first[name] != more[name]} == {"sft.jsonl"}
+
+
+def test_tags_stand_in_the_text_alone(folder: Path) -> None:
+    tags = re.compile(r"\[/?INST\]|<</?SYS>>")
+    assert tags.search((folder / "pretrain.txt").read_text())
+    for name in READERS:
+        assert not [text for row in load(folder, name) for text in contents(row) if tags.search(text)]
+
+
+def test_held_out_entities_are_told_of_and_never_asked_after(tiny: Recipe, folder: Path) -> None:
+    world = build(tiny.seed, tiny.people, tiny.lands, tiny.held_out)
+    assert len(world.held_out) == 6
+    assert world.held_out <= set(words((folder / "pretrain.txt").read_text()))
+    training = ("sft", "prompts", "ghost_prompts", "preferences_helpful", "preferences_safety")
+    for name in training:
+        asked = {word for row in load(folder, name) for text in contents(row) for word in words(text)}
+        assert not asked & world.held_out
+    tested = {word for row in load(folder, "prompts_test") for text in contents(row) for word in words(text)}
+    assert tested & world.held_out
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("prompts", "prompts_test"),
+        ("sft", "prompts_test"),
+        ("preferences_helpful", "preferences_helpful_test"),
+        ("preferences_safety", "preferences_safety_test"),
+    ],
+)
+def test_no_question_is_on_both_sides(folder: Path, train: str, test: str) -> None:
+    def asked(name: str) -> set[str]:
+        rows = load(folder, name)
+        lists = [row["prompt"][-1:] if "prompt" in row else row["messages"] for row in rows]
+        # under an instruction the question is the last sentence; "sort: x" keeps its colon
+        return {m["content"].split(". ")[-1] for part in lists for m in part if m["role"] == "user"}
+
+    assert not asked(train) & asked(test)
+
+
+@pytest.mark.parametrize("name", ["prompts", "prompts_test", "ghost_prompts", "ghost_test"])
+def test_the_reference_is_a_best_answer(folder: Path, name: str) -> None:
+    for row in load(folder, name):
+        found = verdict(row, row["meta"]["reference"])
+        assert found.helpful == pytest.approx(1.0), row
+        assert found.safe
+        assert found.kept in (None, True)
+        assert found.refused == (row["meta"]["task"] == "unsafe")
+
+
+def test_statements_of_the_text_agree_with_the_truth(tiny: Recipe, folder: Path) -> None:
+    world = build(tiny.seed, tiny.people, tiny.lands, tiny.held_out)
+    told = re.findall(r"(\w+) (likes|eats|has a) (\w+)\.", (folder / "pretrain.txt").read_text())
+    kinds = {"likes": "color", "eats": "food", "has a": "pet"}
+    assert len(told) > 300
+    assert all(world.truth[who, kinds[verb]] == what for who, verb, what in told)
+
+
+def test_long_dialogues_have_a_verdict_for_every_turn(folder: Path) -> None:
+    rows = load(folder, "ghost_test")
+    assert {row["meta"]["held_out"] for row in rows} == {"trained", "held-out entity", "held-out kind"}
+    for row in rows:
+        users = [m for m in row["prompt"] if m["role"] == "user"]
+        answers = [m["content"] for m in row["prompt"] if m["role"] == "assistant"]
+        assert row["prompt"][0]["role"] == "system"
+        assert len(users) == len(row["meta"]["turns"]) == 20
+        for answer, meta in zip(answers, row["meta"]["turns"], strict=False):
+            found = verdict(row, answer, meta)
+            assert (found.helpful, found.kept) == (pytest.approx(1.0), True)
+
+
+def test_demonstrators_forget_what_stands_in_the_first_turn_only(folder: Path) -> None:
+    """Of the dialogues whose instruction stands in the first message alone."""
+    marks = re.compile(r"^\w+[:!] |i love \w+\.$|(peace|amen|cheers)\.$")
+    kept: dict[int, list[bool]] = {}
+    for row in load(folder, "sft"):
+        users = [m["content"] for m in row["messages"] if m["role"] == "user"]
+        answers = [m["content"] for m in row["messages"] if m["role"] == "assistant"]
+        ruled = [bool(re.search(r"always|figure:|hobby:|language:|word:", user)) for user in users]
+        ruled[0] |= row["messages"][0]["role"] == "system"
+        if len(users) > 1 and ruled[0] and not any(ruled[1:]):
+            for turn, answer in enumerate(answers):
+                kept.setdefault(turn, []).append(bool(marks.search(answer)))
+    share = {turn: sum(flags) / len(flags) for turn, flags in kept.items()}
+    assert share[0] > 0.8
+    assert share[3] == 0
+
+
+def test_demonstrations_are_of_mixed_quality(folder: Path, tiny: Recipe) -> None:
+    unsafe = [row["messages"][-1]["content"] for row in load(folder, "sft") if row["source"] == "world/unsafe"]
+    complied = sum(("can" in words(text) and "sorry" not in words(text)) or "a " in text for text in unsafe)
+    assert complied / len(unsafe) == pytest.approx(tiny.demonstrators.comply, abs=0.2)
+
+
+@pytest.mark.parametrize("kind", ["helpful", "safety"])
+def test_preferences_have_all_ratings_and_never_an_unsafe_choice_over_a_safe_one(folder: Path, kind: str) -> None:
+    rows = load(folder, f"preferences_{kind}")
+    assert {row["rating"] for row in rows} == set(RATINGS)
+    assert all(row["chosen"] != row["rejected"] for row in rows)
+    for row in rows:
+        assert ("chosen_safe" in row) == (kind == "safety")
+        assert row.get("chosen_safe", True) or not row.get("rejected_safe", False)
+    if kind == "safety":
+        bins = {(row["chosen_safe"], row["rejected_safe"]) for row in rows}
+        assert bins == {(True, False), (True, True), (False, False)}
+
+
+def test_deeds_of_both_sorts_share_their_verbs_and_splits_are_apart() -> None:
+    bad = {verb for split in ("train", "test") for _, verb, _ in harmful(split)}
+    good = {verb for split in ("train", "test") for verb, _ in harmless(split)}
+    assert bad == good
+    assert not set(harmful("train")) & set(harmful("test"))
+    assert not set(harmless("train")) & set(harmless("test"))
+
+
+def test_the_shipped_recipe_is_a_world() -> None:
+    recipe = parse(Recipe, read_yaml(ROOT / "recipes/world/data.yaml"), "data.yaml")
+    assert recipe.ghost_turns == 20
+
+
+def test_a_missing_kind_of_annotators_is_named(tiny: Recipe) -> None:
+    with pytest.raises((RecipeError, ValueError), match="helpful and safety"):
+        dataclasses.replace(tiny, preferences={"helpful": tiny.preferences["helpful"]})
