@@ -45,13 +45,11 @@ def kwise_ranking_loss(scores: Tensor, rank: Tensor) -> Tensor:
     """
     same_shape("kwise_ranking_loss", scores=scores, rank=rank)
     if scores.dim() != 2 or scores.shape[1] < 2:
-        raise ShapeError(
-            f"kwise_ranking_loss: found scores {list(scores.shape)}; expected [B, K] with K at least 2"
-        )
+        raise ShapeError(f"kwise_ranking_loss: found scores {list(scores.shape)}; expected [B, K] with K at least 2")
     K = scores.shape[1]
     before = rank.unsqueeze(2) < rank.unsqueeze(1)  # [B, winner, loser]
     values = full(scores)
-    gap = counted(values.unsqueeze(2) - values.unsqueeze(1), before)
+    gap = values.unsqueeze(2) - values.unsqueeze(1)
     return -counted(F.logsigmoid(gap), before).sum((1, 2)) / (K * (K - 1) / 2)
 
 

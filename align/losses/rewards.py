@@ -124,9 +124,7 @@ def token_rewards(score: Tensor, kl: Tensor, mask: Tensor, beta: float) -> Tenso
         raise TrainingError(f"token_rewards: no counted token in row {empty[0]} to carry its score")
     place = torch.arange(kl.shape[1], device=kl.device)
     last = torch.where(mask, place, -1).amax(1, keepdim=True)
-    return counted(-beta * counted(full(kl), mask), mask) + counted(
-        full(score).unsqueeze(1).expand(kl.shape), place == last
-    )
+    return counted(-beta * full(kl), mask) + counted(full(score).unsqueeze(1).expand(kl.shape), place == last)
 
 
 def _mean_and_scale(function: str, x: Tensor, mask: Tensor, over: Tensor | None) -> tuple[Tensor, Tensor]:
