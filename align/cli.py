@@ -19,7 +19,7 @@ class _Group(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except AlignError as error:
-            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            _complain(error)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
             typer.echo("interrupted; the same command resumes", err=True)
@@ -36,9 +36,7 @@ app = typer.Typer(
 )
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe's YAML.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values laid over the recipe's.")
-]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values laid over the recipe's.")]
 Artifact = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="An artifact's folder.")]
 
 
@@ -91,11 +89,13 @@ def check(
         try:
             for found in look(path, overrides):
                 if isinstance(found, AlignError):
-                    raise found
-                _say(found)
+                    mistakes += 1
+                    _complain(found)
+                else:
+                    _say(found)
         except AlignError as error:
             mistakes += 1
-            typer.echo(f"error: {error}", err=True)
+            _complain(error)
     if mistakes:
         raise typer.Exit(AlignError.exit_code)
 
@@ -188,6 +188,10 @@ def _perform(task: Any) -> None:
         _say(f"{task.out}: {outcome.seconds:.1f} s, peak {outcome.peak_gib:.2f} GiB")
     else:
         _say(f"{task.out}: finished and unchanged, skipped")
+
+
+def _complain(error: AlignError) -> None:
+    typer.echo(f"error: {' '.join(str(error).split())}", err=True)
 
 
 def _say(line: str) -> None:

@@ -41,15 +41,15 @@ class Recipe:
     out: str
     seed: int = 0  # for ${seed}
     data: str | None = None  # for ${data}
+    model: str | None = None  # for ${model}: a model from elsewhere
+    judge: str | None = None  # for ${judge}
     stages: Annotated[dict[str, StageEntry], pydantic.Field(min_length=1)]
 
     def __post_init__(self) -> None:
         """Refuse names that are no folder names."""
         for name in self.stages:
             if not _NAME.fullmatch(name) or name == "work":
-                raise ValueError(
-                    f"stages: {name!r}: a stage's name is letters, digits, - and _, and not 'work'"
-                )
+                raise ValueError(f"stages: {name!r}: a stage's name is letters, digits, - and _, and not 'work'")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,9 +83,7 @@ def load_pipeline(path: Path, overrides: Sequence[str] = ()) -> Pipeline:
     for number, (name, entry) in enumerate(recipe.stages.items()):
         where = f"{path}: stages.{name}"
         earlier, later = names[:number], names[number:]
-        settings = {
-            key: _refer(value, out, earlier, later, f"{where}.set.{key}") for key, value in entry.set.items()
-        }
+        settings = {key: _refer(value, out, earlier, later, f"{where}.set.{key}") for key, value in entry.set.items()}
         source = path.parent / entry.recipe
         stage_values = read_yaml(source, settings=settings) | {"out": str(out / name)}
         tasks.append(make_task(stage_values, f"{source} (stage {name})", name=name))

@@ -9,9 +9,7 @@ from typing import Any
 from align.errors import RecipeError, nearest
 
 
-def read_yaml(
-    path: Path, overrides: Sequence[str] = (), settings: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def read_yaml(path: Path, overrides: Sequence[str] = (), settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A YAML file with values laid over it and ``${…}`` resolved, as plain values.
 
     Args:
@@ -55,9 +53,7 @@ def load(path: Path) -> dict[str, Any]:
         raise RecipeError(f"{path}{line}: not YAML: {error.problem or error.context}") from error
     except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
         raise RecipeError(f"{path}: not YAML: {_one_line(error)}") from error
-    except (
-        OSError
-    ) as error:  # OmegaConf's word for a file that holds a lone value; also a file that cannot be read
+    except OSError as error:  # OmegaConf's word for a file that holds a lone value; also a file that cannot be read
         raise RecipeError(f"{path}: expected a mapping of keys to values: {_one_line(error)}") from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
@@ -89,9 +85,11 @@ def resolve(
         lay(values, key, value["value"], where)
     try:
         resolved = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
-    except (InterpolationKeyError, InterpolationToMissingValueError) as error:
-        wanted = str(error).split("'")[1] if isinstance(error, InterpolationKeyError) else ""
-        hint = nearest(wanted, [path for path, _ in leaves(values)])
+    except InterpolationToMissingValueError as error:
+        wanted = str(error).splitlines()[0].rpartition(": ")[2]
+        raise RecipeError(f"{where}: {wanted}: must be given (key=value or in the recipe)") from error
+    except InterpolationKeyError as error:
+        hint = nearest(str(error).split("'")[1], [path for path, _ in leaves(values)])
         raise RecipeError(f"{where}: {error.full_key}: {str(error).splitlines()[0]}{hint}") from error
     except OmegaConfBaseException as error:
         raise RecipeError(f"{where}: {error.full_key}: {str(error).splitlines()[0]}") from error
@@ -126,9 +124,7 @@ def _merged(old: Any, new: Any) -> Any:
 
 def _index(place: Sequence[Any], step: str, key: str, where: str) -> int:
     if not step.isdigit() or int(step) >= len(place):
-        raise RecipeError(
-            f"{where}: {key}: {step!r} is not an item of a list of {len(place)}, counted from 0"
-        )
+        raise RecipeError(f"{where}: {key}: {step!r} is not an item of a list of {len(place)}, counted from 0")
     return int(step)
 
 

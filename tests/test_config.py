@@ -218,7 +218,7 @@ def test_values_without_a_file() -> None:
         ("3\n", [], "r.yaml: expected a mapping of keys to values: Invalid loaded object type: int"),
         ("a: !!python/object:os.system x\n", [], "r.yaml:1: not YAML: could not determine a constructor"),
         ("a: ${sed}\nseed: 1\n", [], "r.yaml: a: Interpolation key 'sed' not found (did you mean 'seed'?)"),
-        ("a: ${b}\nb: ???\n", [], "r.yaml: a: MissingMandatoryValue while resolving interpolation"),
+        ("a: ${b}\nb: ???\n", [], "r.yaml: b: must be given (key=value or in the recipe)"),
         ("a: ${b\n", [], "r.yaml: not YAML: no viable alternative at input '${b'"),
         ("a: {b: [1]}\n", ["a.b.1=3"], "r.yaml: a.b.1: '1' is not an item of a list of 1, counted from 0"),
         ("a: [{b: 1}]\n", ["a.x.b=3"], "r.yaml: a.x.b: 'x' is not an item of a list of 1, counted from 0"),

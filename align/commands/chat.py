@@ -97,9 +97,7 @@ def _answer(
     return shown.strip()
 
 
-def stream(
-    model: Llama, prompt: list[int], eos: int, sampling: SamplingConfig, seed: int, turn: int
-) -> Iterator[int]:
+def stream(model: Llama, prompt: list[int], eos: int, sampling: SamplingConfig, seed: int, turn: int) -> Iterator[int]:
     """The tokens of one answer as they are drawn, EOS left out.
 
     Args:

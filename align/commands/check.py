@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from align.commands.memory import estimate
 from align.errors import AlignError, DataError
+from align.model.config import LlamaConfig
 from align.runner import Task, load_task
 from align.values import leaves, load
 
@@ -39,6 +42,15 @@ USES: dict[str, dict[str, Kind]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What earlier stages of a pipeline have told."""
+
+    made: dict[Path, str] = field(default_factory=dict)  # the folders that stages will make, and their names
+    sizes: dict[str, LlamaConfig] = field(default_factory=dict)  # of the models in them, by folder
+    read: dict[str, str] = field(default_factory=dict)  # what was said of a data file
+
+
 def check(path: Path, overrides: Sequence[str]) -> Iterator[str | AlignError]:
     """Look at a stage's or a pipeline's recipe: lines to print, and every mistake that is found.
 
@@ -52,29 +64,32 @@ def check(path: Path, overrides: Sequence[str]) -> Iterator[str | AlignError]:
 
         pipeline = load_pipeline(path, overrides)
         yield f"{path}: pipeline {pipeline.name}: {len(pipeline.tasks)} stages into {pipeline.out}"
-        made = {task.out: task.name for task in pipeline.tasks}
+        known = Known(made={task.out: task.name for task in pipeline.tasks})
         for task in pipeline.tasks:
-            yield from _task(task, made)
+            yield from _task(task, known)
     else:
-        yield from _task(load_task(path, overrides, default_out=Path("unnamed")), {})
+        yield from _task(load_task(path, overrides, default_out=Path("unnamed")), Known())
 
 
-def _task(task: Task, made: dict[Path, str]) -> Iterator[str | AlignError]:
-    """Check one stage. ``made``: the folders that earlier stages of the pipeline will make."""
+def _task(task: Task, known: Known) -> Iterator[str | AlignError]:
     yield f"{task.where}: {task.stage}: the recipe is good"
     for key, value in leaves(task.plain):
         kind = next((k for pattern, k in USES[task.stage].items() if fnmatch.fnmatchcase(key, pattern)), None)
         if kind is None or value is None:
             continue
-        maker = next((name for folder, name in made.items() if _within(Path(value), folder)), None)
+        maker = next((name for folder, name in known.made.items() if _within(Path(value), folder)), None)
         if maker and not Path(value).exists():
             yield f"  {key}: {value}: to be made by the stage {maker}"
             continue
         try:
-            yield f"  {key}: {value}: {_model(Path(value)) if kind == 'model' else _data(value, kind)}"
+            if value not in known.read:
+                known.read[value] = _model(Path(value)) if kind == "model" else _data(value, kind)
+            yield f"  {key}: {value}: {known.read[value]}"
         except AlignError as error:
             yield type(error)(f"{task.where}: {key}: {error}")
-    yield from _memory(task)
+    if needed := estimate(task, known.sizes):
+        parts = ", ".join(f"{what} {size:.2f}" for what, size in needed.items())
+        yield f"  memory of each process: {sum(needed.values()):.2f} GiB ({parts})"
 
 
 def _within(path: Path, folder: Path) -> bool:
@@ -110,7 +125,3 @@ def _model(folder: Path) -> str:
         raise ArtifactError(f"{folder}: no tokenizer.model")
     maker = f"artifact of {read_manifest(folder).stage}" if (folder / MANIFEST).is_file() else "model folder"
     return f"{maker}, {config.parameters():,} parameters"
-
-
-def _memory(task: Task) -> Iterator[str | AlignError]:
-    return iter(())

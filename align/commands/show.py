@@ -62,8 +62,6 @@ def _changed(path: Path, manifest: Manifest | None, known: dict[Path, Manifest |
 def _yaml(values: Any) -> Iterator[str]:
     import yaml  # type: ignore[import-untyped]
 
-    text: str = yaml.safe_dump(
-        values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100
-    )
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
     for line in text.splitlines():
         yield f"  {line}"
