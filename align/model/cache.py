@@ -35,9 +35,7 @@ class KVCache:
         self.v = torch.zeros(shape, dtype=dtype, device=device)
         self.slots = slots
         self.rows: Tensor | None = None  # [B] int64, the cache rows of the batch's rows; None: the first B
-        self.length: int | None = (
-            None  # slots attended, > every position of the batch; None: looked up each forward
-        )
+        self.length: int | None = None  # slots attended, > every position of the batch; None: looked up each forward
 
     def write(self, layer: int, k: Tensor, v: Tensor, rows: Tensor, slots: Tensor) -> None:
         """Put k and v [B, T, K, E] of a layer at ``rows`` [B, 1] and ``slots`` [B or 1, T]."""

@@ -87,9 +87,7 @@ def ffn_width(dim: int, multiple_of: int, multiplier: float | None = None) -> in
 
 
 def _llama2(dim: int, layers: int, heads: int, kv_heads: int, ffn: int) -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=32000, dim=dim, n_layers=layers, n_heads=heads, n_kv_heads=kv_heads, ffn_dim=ffn
-    )
+    return LlamaConfig(vocab_size=32000, dim=dim, n_layers=layers, n_heads=heads, n_kv_heads=kv_heads, ffn_dim=ffn)
 
 
 PRESETS: dict[str, LlamaConfig] = {
@@ -99,9 +97,7 @@ PRESETS: dict[str, LlamaConfig] = {
     "llama2-34b": _llama2(8192, 48, 64, 8, ffn_width(8192, 256, 1.0)),
     "llama2-70b": _llama2(8192, 80, 64, 8, ffn_width(8192, 4096, 1.3)),
     # ours: small ones for tests, the practice world and benchmarks
-    "tiny-1m": LlamaConfig(
-        vocab_size=512, dim=128, n_layers=4, n_heads=4, n_kv_heads=2, ffn_dim=352, max_seq_len=1024
-    ),
+    "tiny-1m": LlamaConfig(vocab_size=512, dim=128, n_layers=4, n_heads=4, n_kv_heads=2, ffn_dim=352, max_seq_len=1024),
     "small-8m": LlamaConfig(
         vocab_size=4096, dim=256, n_layers=8, n_heads=8, n_kv_heads=4, ffn_dim=688, max_seq_len=1024
     ),
@@ -118,9 +114,7 @@ def preset(name: str) -> LlamaConfig:
         ArtifactError: no such preset; the nearest is named.
     """
     if name not in PRESETS:
-        raise ArtifactError(
-            f"{name!r}: no such model preset{nearest(name, PRESETS)}; there are {', '.join(PRESETS)}"
-        )
+        raise ArtifactError(f"{name!r}: no such model preset{nearest(name, PRESETS)}; there are {', '.join(PRESETS)}")
     return PRESETS[name]
 
 

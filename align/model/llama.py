@@ -119,9 +119,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         grouped = q.reshape(B, k.shape[1], -1, E) * E**-0.5
         weights = (torch.matmul(grouped, k.transpose(2, 3)) + mask).float().softmax(-1)
         return torch.matmul(weights.to(v.dtype), v).view(B, H, 1, E)
-    return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=k.shape[1] != H
-    )
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=k.shape[1] != H)
 
 
 class MLP(nn.Module):
@@ -196,16 +194,12 @@ class Backbone(nn.Module):
         B, T = tokens.shape
         for name, given in (("positions", positions), ("segments", segments)):
             if given is not None and given.shape != tokens.shape:
-                raise ShapeError(
-                    f"{name}: expected {tuple(tokens.shape)} like tokens, found {tuple(given.shape)}"
-                )
+                raise ShapeError(f"{name}: expected {tuple(tokens.shape)} like tokens, found {tuple(given.shape)}")
         longest = self.config.max_seq_len if cache is None else min(self.config.max_seq_len, cache.slots)
         if longest < T:
             raise ShapeError(f"a row of {T} tokens does not fit: the model and its cache hold {longest}")
 
-        cos, sin = rope_table(
-            self.config.head_dim, self.config.rope_theta, self.config.max_seq_len, tokens.device
-        )
+        cos, sin = rope_table(self.config.head_dim, self.config.rope_theta, self.config.max_seq_len, tokens.device)
         if positions is None:
             cos, sin = cos[None, :T, None], sin[None, :T, None]
         else:

@@ -33,9 +33,7 @@ def add_lora(model: M, lora: LoraConfig, seed: int) -> M:
     """
     import peft
 
-    settings = peft.LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets), lora_dropout=0.0
-    )
+    settings = peft.LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets), lora_dropout=0.0)
     peft.inject_adapter_in_model(settings, model)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():

@@ -90,9 +90,7 @@ def training(
     )
 
 
-def sampling(
-    config: LlamaConfig, *, dtype: Dtype, slots: int, length: int, cache: Dtype | None = None
-) -> Memory:
+def sampling(config: LlamaConfig, *, dtype: Dtype, slots: int, length: int, cache: Dtype | None = None) -> Memory:
     """One policy that samples ``slots`` sequences of up to ``length`` tokens at once."""
     size, cell = BYTES[dtype], BYTES[cache or dtype]
     pairs = config.n_layers * slots * config.n_kv_heads * (length + 1) * config.head_dim

@@ -53,9 +53,7 @@ _BIN_LAYER = (
 )
 
 
-def load_meta(
-    folder: Path | str, dtype: Dtype = "bf16", device: str = "cpu", max_seq_len: int = 4096
-) -> Llama:
+def load_meta(folder: Path | str, dtype: Dtype = "bf16", device: str = "cpu", max_seq_len: int = 4096) -> Llama:
     """A language model from Meta's folder: ``params.json`` and one to eight ``consolidated.NN.pth``.
 
     Shards are read one after another, memory-mapped and with ``weights_only=True``; memory at its peak: the
@@ -78,9 +76,7 @@ def load_meta(
     first = _read_pth(shards[0])
     config = _meta_config(folder / "params.json", first, max_seq_len)
     if config.n_kv_heads % len(shards):
-        raise ArtifactError(
-            f"{folder}: {len(shards)} shards cannot share {config.n_kv_heads} key/value heads"
-        )
+        raise ArtifactError(f"{folder}: {len(shards)} shards cannot share {config.n_kv_heads} key/value heads")
     model = allocate(Llama, config, dtype, device)
     expected = places(model)
     names = _names(config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +88,8 @@ def _save(
     weight_map: dict[str, int] = {}
     stored: set[torch.dtype] = set()
     total = 0
-    for shard in _shards(named, shard_bytes, DTYPES[dtype] if dtype else None):
+    for shard in _shards(_fitting(named, expected, folder), shard_bytes, DTYPES[dtype] if dtype else None):
         for name, tensor in shard.items():
-            check_name(name, expected, str(folder))
-            check_shape(name, tensor.shape, expected[name].shape, str(folder))
-            if name in weight_map:
-                raise WeightsError(f"{folder}: {name}: given twice")
             weight_map[name] = len(files)
             stored.add(tensor.dtype)
             total += tensor.nbytes
@@ -115,6 +111,20 @@ def _save(
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": index})
     widest: Dtype = next(name for name, kind in DTYPES.items() if kind in stored)
     _write_configs(config, folder, architecture, widest)
+
+
+def _fitting(
+    named: Iterable[tuple[str, Tensor]], expected: Mapping[str, Tensor], folder: Path
+) -> Iterator[tuple[str, Tensor]]:
+    """The same tensors, each checked to have its one place in the model."""
+    seen: set[str] = set()
+    for name, tensor in named:
+        check_name(name, expected, str(folder))
+        check_shape(name, tensor.shape, expected[name].shape, str(folder))
+        if name in seen:
+            raise WeightsError(f"{folder}: {name}: given twice")
+        seen.add(name)
+        yield name, tensor
 
 
 def _shards(
@@ -145,7 +155,7 @@ def _write_configs(config: LlamaConfig, folder: Path, architecture: Architecture
         "add_bos_token": True,
         "add_eos_token": False,
         "clean_up_tokenization_spaces": False,
-        "legacy": False,
+        "legacy": True,  # otherwise "[INST]" after <s> becomes 29961, not the 518 that Llama 2 was trained with
         "model_max_length": config.max_seq_len,
         "chat_template": CHAT_TEMPLATE,
     }

@@ -39,9 +39,7 @@ def check_name(name: str, expected: Collection[str], where: str) -> None:
         WeightsError: with the nearest name that it has.
     """
     if name not in expected:
-        raise WeightsError(
-            f"{where}: {name}: left over, the model has no such tensor{nearest(name, expected)}"
-        )
+        raise WeightsError(f"{where}: {name}: left over, the model has no such tensor{nearest(name, expected)}")
 
 
 def check_shape(name: str, found: Sequence[int], expected: Sequence[int], where: str) -> None:

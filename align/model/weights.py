@@ -48,9 +48,7 @@ def load_scorer(folder: Path | str, dtype: Dtype = "fp32", device: str = "cpu") 
 
 def _load(make: type[M], folder: Path, architecture: Architecture, dtype: Dtype, device: str) -> M:
     if (folder / "params.json").is_file() and not (folder / "config.json").is_file():
-        raise ArtifactError(
-            f"{folder}: a checkpoint as Meta ships it; read it with load_meta and save_policy"
-        )
+        raise ArtifactError(f"{folder}: a checkpoint as Meta ships it; read it with load_meta and save_policy")
     values = read_hf(folder)
     where = str(folder / "config.json")
     found = (values.get("architectures") or [architecture])[0]
@@ -92,9 +90,7 @@ def _files(folder: Path) -> list[Path]:
     index = folder / INDEX
     if not index.is_file():
         if not (folder / SINGLE).is_file():
-            raise WeightsError(
-                f"{folder}: no {SINGLE} and no {INDEX}; weights are read from safetensors only"
-            )
+            raise WeightsError(f"{folder}: no {SINGLE} and no {INDEX}; weights are read from safetensors only")
         return [folder / SINGLE]
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
@@ -111,6 +107,4 @@ def _files(folder: Path) -> list[Path]:
 def _check_tied(head: Tensor, folder: Path, file: Path) -> None:
     for _, name, tensor in _tensors(folder):
         if name == "model.embed_tokens.weight" and not torch.equal(tensor, head):
-            raise WeightsError(
-                f"{file}: lm_head.weight: differs from the embedding, yet config.json ties them"
-            )
+            raise WeightsError(f"{file}: lm_head.weight: differs from the embedding, yet config.json ties them")

@@ -1,0 +1,328 @@
+"""Hugging Face folders in and out: bits kept, transformers agrees, and a wrong checkpoint is named tensor by tensor."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sentencepiece
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from align.errors import ArtifactError, WeightsError
+from align.model.config import Dtype, LlamaConfig, read_config
+from align.model.heads import Scorer, scorer_from_policy
+from align.model.llama import Llama
+from align.model.strict import allocate
+from align.model.weights import load_policy, load_scorer, save_policy, save_scorer
+from tests.model.peers import policies, randomise, scorers, tiny
+
+TOKENS = torch.randint(1, 97, (2, 11), generator=torch.Generator().manual_seed(0))
+
+
+def bits(folder: Path) -> dict[str, bytes]:
+    """Every tensor of a folder's files as dtype and raw bytes."""
+    found: dict[str, bytes] = {}
+    for file in folder.glob("*.safetensors"):
+        for name, tensor in load_file(file).items():
+            assert name not in found
+            found[name] = str(tensor.dtype).encode() + tensor.view(torch.uint8).numpy().tobytes()
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("shard_bytes", [10**9, 20_000, 1])
+def test_transformers_folder_comes_back_bit_identical(dtype: Dtype, shard_bytes: int, tmp_path: Path) -> None:
+    config = tiny()
+    _, theirs = policies(config)
+    theirs.to({"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype])
+    theirs.save_pretrained(tmp_path / "in", max_shard_size=20_000)
+    assert (tmp_path / "in" / "model.safetensors.index.json").exists()
+    save_policy(load_policy(tmp_path / "in", dtype), config, tmp_path / "out", shard_bytes=shard_bytes)
+    assert bits(tmp_path / "out") == bits(tmp_path / "in")
+    assert read_config(tmp_path / "out") == read_config(tmp_path / "in") == config
+
+    files = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
+    if shard_bytes == 10**9:
+        assert files == ["model.safetensors"]
+    else:
+        index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+        assert index["metadata"]["total_size"] == sum(p.numel() * p.element_size() for p in theirs.parameters())
+        assert sorted(set(index["weight_map"].values())) == files
+        for name, file in index["weight_map"].items():
+            assert name in load_file(tmp_path / "out" / file)
+        assert files[0] == f"model-00001-of-{len(files):05}.safetensors"
+        assert len(files) == (len(index["weight_map"]) if shard_bytes == 1 else len(files))
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("shard_bytes", [10**9, 20_000])
+def test_policies_load_in_transformers(tied: bool, shard_bytes: int, tmp_path: Path) -> None:
+    config = tiny(tie_embeddings=tied, rope_theta=77.0)
+    ours = Llama(config)
+    randomise(ours)
+    save_policy(ours, config, tmp_path, shard_bytes=shard_bytes)
+    theirs, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report.values()), report
+    assert type(theirs) is transformers.LlamaForCausalLM
+    torch.testing.assert_close(theirs(TOKENS).logits, ours(TOKENS), rtol=1e-5, atol=1e-5)
+    back = load_policy(tmp_path)
+    assert torch.equal(back(TOKENS), ours(TOKENS))
+    assert (back.lm_head.weight is back.model.embed_tokens.weight) == tied
+    assert "lm_head.weight" not in bits(tmp_path) or not tied
+    mode = stat.S_IMODE((tmp_path / "config.json").stat().st_mode)
+    for file in tmp_path.iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) & 0o444 == mode & 0o444  # whoever reads one reads all
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_reward_models_load_in_transformers_with_the_same_score(left: bool, tmp_path: Path) -> None:
+    policy, _ = policies(tiny())
+    ours = scorer_from_policy(policy, seed=1)
+    save_scorer(ours, tiny(), tmp_path)
+    theirs, report = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report.values()), report
+    assert type(theirs) is transformers.LlamaForSequenceClassification
+    tokens, mask = torch.zeros(2, 14, dtype=torch.int64), torch.zeros(2, 14, dtype=torch.int64)
+    places = [slice(3, 14), slice(9, 14)] if left else [slice(0, 11), slice(0, 5)]
+    for row, place in enumerate(places):
+        tokens[row, place] = TOKENS[row, : place.stop - place.start]
+        mask[row, place] = 1
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    expected = theirs(tokens, attention_mask=mask, position_ids=positions).logits[:, 0]
+    at = torch.tensor([14 * row + place.stop - 1 for row, place in enumerate(places)])
+    torch.testing.assert_close(load_scorer(tmp_path)(tokens, positions, mask, at=at), expected)
+    for row, place in enumerate(places):
+        alone = ours(tokens[row : row + 1, place])[0, -1]
+        torch.testing.assert_close(expected[row], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_scorer_of_transformers_loads(tmp_path: Path) -> None:
+    ours, theirs = scorers(tiny())
+    theirs.save_pretrained(tmp_path)
+    assert torch.equal(load_scorer(tmp_path)(TOKENS), ours(TOKENS))
+
+
+def test_a_stream_of_gathered_tensors_is_saved_as_it_comes(tmp_path: Path) -> None:
+    ours, _ = policies(tiny())
+    held: list[int] = []
+
+    def stream() -> Any:
+        for name, parameter in ours.named_parameters():
+            held.append(len(list(tmp_path.glob(".shard-*"))))
+            yield name, parameter.detach().clone()
+
+    save_policy(stream(), tiny(), tmp_path, dtype="bf16", shard_bytes=5_000)
+    assert held[-1] >= 5  # shards were on disk before the last tensor was asked for
+    assert load_policy(tmp_path, "bf16").lm_head.weight.equal(ours.lm_head.weight.bfloat16())
+    assert json.loads((tmp_path / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    assert load_policy(tmp_path, "fp32").lm_head.weight.dtype == torch.float32
+
+
+def test_a_smaller_save_leaves_no_older_shards(tmp_path: Path) -> None:
+    ours, _ = policies(tiny())
+    save_policy(ours, tiny(), tmp_path, shard_bytes=5_000)
+    randomise(ours, 1)
+    save_policy(ours, tiny(), tmp_path)
+    assert [p.name for p in tmp_path.glob("model*")] == ["model.safetensors"]
+    assert load_policy(tmp_path).lm_head.weight.equal(ours.lm_head.weight)
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], Any]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file({name: t.contiguous() for name, t in tensors.items()}, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("model.norm.weight"), "missing model.norm.weight"),
+        (
+            lambda t: [t.pop(name) for name in list(t) if ".mlp." in name],
+            "missing model.layers.0.mlp.gate_proj.weight, model.layers.0.mlp.up_proj.weight,"
+            " model.layers.0.mlp.down_proj.weight and 3 more",
+        ),
+        (
+            lambda t: t.update({"model.layers.0.mlp.gate.weight": t.pop("model.layers.0.mlp.gate_proj.weight")}),
+            "model.layers.0.mlp.gate.weight: left over, the model has no such tensor"
+            " (did you mean 'model.layers.0.mlp.gate_proj.weight'?)",
+        ),
+        (
+            lambda t: t.update({"lm_head.weight": t["lm_head.weight"][:-1]}),
+            "lm_head.weight: expected shape [97, 32], found [96, 32]",
+        ),
+        (
+            lambda t: t.update({"model.layers.1.self_attn.k_proj.weight": torch.zeros(32, 32)}),
+            "model.layers.1.self_attn.k_proj.weight: expected shape [16, 32], found [32, 32]",
+        ),
+        (lambda t: t.update({"model.layers.2.input_layernorm.weight": torch.ones(32)}), "layers.2.input_layernorm"),
+    ],
+)
+def test_wrong_tensors_are_named(change: Callable[..., Any], message: str, tmp_path: Path) -> None:
+    ours, _ = policies(tiny())
+    save_policy(ours, tiny(), tmp_path)
+    rewrite(tmp_path, change)
+    with pytest.raises(WeightsError) as caught:
+        load_policy(tmp_path)
+    assert message in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_tables_that_follow_from_the_sizes_are_passed_over(tmp_path: Path) -> None:
+    ours, _ = policies(tiny())
+    save_policy(ours, tiny(), tmp_path)
+    rewrite(tmp_path, lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}))
+    assert torch.equal(load_policy(tmp_path)(TOKENS), ours(TOKENS))
+
+
+def test_a_tied_heads_copy_must_be_a_copy(tmp_path: Path) -> None:
+    config = tiny(tie_embeddings=True)
+    ours = Llama(config)
+    randomise(ours)
+    save_policy(ours, config, tmp_path)
+    rewrite(tmp_path, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone()}))
+    assert torch.equal(load_policy(tmp_path)(TOKENS), ours(TOKENS))
+    rewrite(tmp_path, lambda t: t.update({"lm_head.weight": t["lm_head.weight"] + 1}))
+    with pytest.raises(WeightsError, match=r"lm_head.weight: differs from the embedding, yet config.json ties"):
+        load_policy(tmp_path)
+
+
+def test_broken_and_missing_files_are_named(tmp_path: Path) -> None:
+    ours, _ = policies(tiny())
+    save_policy(ours, tiny(), tmp_path, shard_bytes=20_000)
+    shard = sorted(tmp_path.glob("*.safetensors"))[1]
+    content = shard.read_bytes()
+    shard.write_bytes(content[: len(content) // 2])
+    with pytest.raises(WeightsError, match=re.escape(f"{shard}: not a readable safetensors file")):
+        load_policy(tmp_path)
+    shard.unlink()
+    with pytest.raises(WeightsError, match=f"shard {shard.name} is missing"):
+        load_policy(tmp_path)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"lm_head.weight": "../elsewhere.safetensors"}}))
+    with pytest.raises(WeightsError, match="a shard must lie in the same folder"):
+        load_policy(tmp_path)
+    index.write_text("[]")
+    with pytest.raises(WeightsError, match="expected a JSON object with a weight_map"):
+        load_policy(tmp_path)
+    index.unlink()
+    with pytest.raises(WeightsError, match=r"no model\.safetensors and no model\.safetensors\.index\.json"):
+        load_policy(tmp_path)
+
+
+def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
+    ours, _ = policies(tiny())
+    save_policy(ours, tiny(), tmp_path, shard_bytes=20_000)
+    last = sorted(tmp_path.glob("*.safetensors"))[-1]
+    save_file(load_file(last) | {"model.embed_tokens.weight": torch.zeros(97, 32)}, last)
+    with pytest.raises(WeightsError, match=r"model\.embed_tokens\.weight: also in another shard"):
+        load_policy(tmp_path)
+
+
+def test_the_wrong_kind_of_model_is_refused(tmp_path: Path) -> None:
+    policy, _ = policies(tiny())
+    save_policy(policy, tiny(), tmp_path / "policy")
+    save_scorer(scorer_from_policy(policy, 0), tiny(), tmp_path / "scorer")
+    with pytest.raises(ArtifactError, match="expected LlamaForSequenceClassification, found LlamaForCausalLM"):
+        load_scorer(tmp_path / "policy")
+    with pytest.raises(ArtifactError, match="expected LlamaForCausalLM, found LlamaForSequenceClassification"):
+        load_policy(tmp_path / "scorer")
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta" / "params.json").write_text("{}")
+    with pytest.raises(ArtifactError, match="a checkpoint as Meta ships it"):
+        load_policy(tmp_path / "meta")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda n: n[:-1], "missing lm_head.weight"),
+        (lambda n: [*n, ("score.weight", torch.ones(1, 32))], "score.weight: left over"),
+        (lambda n: [*n, n[0]], "model.embed_tokens.weight: given twice"),
+        (lambda n: [("model.embed_tokens.weight", torch.ones(97, 31)), *n[1:]], "expected shape [97, 32]"),
+    ],
+)
+def test_a_wrong_stream_is_not_saved(change: Callable[..., Any], message: str, tmp_path: Path) -> None:
+    named = list(Llama(tiny()).named_parameters())
+    with pytest.raises(WeightsError) as caught:
+        save_policy(change(named), tiny(), tmp_path)
+    assert message in str(caught.value)
+    assert not list(tmp_path.glob("model*"))
+
+
+def test_the_tokenizer_loads_in_transformers_and_formats_turns(shared_data: Path, tmp_path: Path) -> None:
+    """Ids of the chat format through transformers equal sentencepiece's, turn by turn (recipe page, section 2)."""
+    source = shared_data / "llama2_tokenizer" / "tokenizer.model"
+    config = tiny(vocab_size=32000)
+    save_policy(Llama(config), config, tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(source.read_bytes())
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(source))
+    dialog = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": " What is 17 + 25?\n"},
+        {"role": "assistant", "content": "42."},
+        {"role": "user", "content": "Thanks… and now?"},
+    ]
+    first = "[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\n What is 17 + 25? [/INST] 42. "
+    expected = [1, *pieces.encode(first), 2, 1, *pieces.encode("[INST] Thanks… and now? [/INST]")]
+    found = theirs.apply_chat_template(dialog, tokenize=True, return_dict=False)
+    assert found == expected
+    with pytest.raises(Exception, match="roles must be"):
+        theirs.apply_chat_template([dialog[2], dialog[1]])
+
+
+MEASURE = """
+import os, sys
+from align.model.weights import load_policy
+def read(key):
+    return int(next(l for l in open("/proc/self/status") if l.startswith(key)).split()[1]) * 1024
+load_policy(sys.argv[1])  # what torch loads lazily is no part of a checkpoint
+for dtype in ("bf16", "fp32"):
+    if os.fork() == 0:
+        before = read("VmRSS")
+        model = load_policy(sys.argv[2], dtype)
+        print(read("VmHWM") - before, flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
+def test_loading_needs_the_model_and_one_shard(tmp_path: Path) -> None:
+    small = tiny()
+    save_policy(Llama(small), small, tmp_path / "small")
+    config = LlamaConfig(vocab_size=8000, dim=512, n_layers=12, n_heads=8, n_kv_heads=8, ffn_dim=1408)
+    save_policy(allocate(Llama, config, "fp32", "cpu"), config, tmp_path / "large", shard_bytes=16 * 2**20)
+    files = list((tmp_path / "large").glob("*.safetensors"))
+    assert len(files) > 10
+    ran = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path / "small"), str(tmp_path / "large")],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    one_shard = max(file.stat().st_size for file in files)
+    for bytes_each, line in zip((2, 4), ran.stdout.split(), strict=True):
+        weights = bytes_each * config.parameters()
+        assert 0.95 * weights < int(line) < weights + one_shard + 8 * 2**20, (weights, one_shard, line)
+
+
+def test_names_are_those_of_transformers() -> None:
+    _, policy = policies(tiny())
+    _, scorer = scorers(tiny())
+    assert {name for name, _ in Llama(tiny()).named_parameters()} == set(dict(policy.named_parameters()))
+    assert {name for name, _ in Scorer(tiny()).named_parameters()} == set(dict(scorer.named_parameters()))
