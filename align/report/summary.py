@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,30 +29,26 @@ def summary(run: Path) -> str:
 
 
 def policies(manifest: Manifest) -> str:
-    """One row a policy: what the judge says of it."""
+    """One row a policy: what the judge, the reward models and the reference say of it."""
     measured: Mapping[str, Any] = manifest.metrics["policies"]
     first = next(iter(measured.values()))
     turns = list(first.get("kept", {}))
-    columns = [
-        "policy",
-        "helpful",
-        "unsafe",
-        "false refusals",
-        "KL, nats an answer",
-        *(f"kept at turn {t}" for t in turns),
-    ]
-    rows = [
-        [
-            name,
-            f"{m['helpful']['mean']:.3f} ± {m['helpful']['se']:.3f}",
-            percent(m["unsafe"]["share"]),
-            percent(m["false_refusals"]["share"]),
-            f"{m['kl']['mean']:.2f} ± {m['kl']['se']:.2f}",
-            *(percent(m["kept"][turn]["share"]) for turn in turns),
-        ]
-        for name, m in measured.items()
-    ]
-    return table(f"Policies ({first['helpful']['n']} held-out prompts; ± standard error)", columns, rows)
+    columns: dict[str, Callable[[Mapping[str, Any]], str]] = {}
+    if "helpful" in first:
+        columns |= {
+            "helpful": lambda m: plus_minus(m["helpful"], 3),
+            "unsafe": lambda m: percent(m["unsafe"]["share"]),
+            "false refusals": lambda m: percent(m["false_refusals"]["share"]),
+        }
+    if "reward" in first:
+        columns["reward, logits"] = lambda m: plus_minus(m["reward"], 2)
+    columns["tokens"] = lambda m: f"{m['tokens']['mean']:.1f}"
+    columns["KL, nats an answer"] = lambda m: plus_minus(m["kl"], 2)
+    for turn in turns:
+        columns[f"kept at turn {turn}"] = lambda m, turn=turn: percent(m["kept"][turn]["share"])  # type: ignore[misc]
+    rows = [[name, *(cell(m) for cell in columns.values())] for name, m in measured.items()]
+    title = f"Policies ({first['kl']['n']} held-out prompts; ± standard error)"
+    return table(title, ["policy", *columns], rows)
 
 
 def reward_models(rewards: Mapping[str, Manifest], best: Mapping[str, Any] | None) -> str:
@@ -75,9 +71,14 @@ def ceilings(run: Path, manifests: Mapping[str, Manifest]) -> Mapping[str, Any] 
     for name in manifests:
         path = run / name / "ceilings.json"
         if path.is_file():
-            found: Mapping[str, Any] = json.loads(path.read_text())
-            return found
+            found = json.loads(path.read_text())
+            return {held: by_rating for held, by_rating in found.items() if isinstance(by_rating, dict)}
     return None
+
+
+def plus_minus(cell: Mapping[str, float], digits: int) -> str:
+    """A mean with its standard error."""
+    return f"{cell['mean']:.{digits}f} ± {cell['se']:.{digits}f}"
 
 
 def percent(share: float | None) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 import pydantic
 
 from align.config import config, to_plain
+from align.data.fit import Overlong
 from align.errors import RecipeError
 from align.rollout.backend import SamplingConfig
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from align.data.tokenizer import Tokenizer
     from align.model.llama import Llama
     from align.records import Message, Messages, Prompt, Rollout
+    from align.rollout.judge import RewardModels
     from align.rollout.local import LocalEngine
 
 Count = Annotated[int, pydantic.Field(ge=1)]
@@ -46,6 +48,15 @@ class DialogueConfig:
 
 
 @config
+class RewardsConfig:
+    """Reward model artifacts and how their scores are joined (paper section 3.2.3)."""
+
+    helpful: str
+    safety: str
+    threshold: Annotated[float, pydantic.Field(gt=0, lt=1)]
+
+
+@config
 class Recipe:
     """Judge every policy of a run on the same prompts."""
 
@@ -53,12 +64,19 @@ class Recipe:
     seed: int = 0
     policies: dict[str, str]  # name in the table -> artifact
     reference: str  # the artifact that KL is measured to
-    judge: str  # "package.module:function" of (Prompt, answer) -> Verdict
+    judge: str | None = None  # "package.module:function" of (Prompt, answer) -> Verdict
+    rewards: RewardsConfig | None = None  # judged by reward models, beside a judge or in its place
     prompts: str
     take: Count | None = None
+    overlong: Overlong = "error"  # a prompt that leaves no room for an answer
     dialogues: DialogueConfig | None = None
     sampling: SamplingConfig
     slots: Count = 128
+
+    def __post_init__(self) -> None:
+        """Refuse an evaluation that nobody judges."""
+        if self.judge is None and (self.rewards is None or self.dialogues is not None):
+            raise ValueError("judge: must be given for dialogues, and where there are no rewards")
 
 
 def load_judge(name: str) -> Judge:
@@ -79,6 +97,7 @@ def load_judge(name: str) -> Judge:
 def run(recipe: Recipe, out: Path) -> None:
     """Sample every policy on the same prompts and dialogues, judge the answers, publish both at ``out``."""
     from align.artifacts import building, publish, work_dir, write_jsonl
+    from align.data.prompts import fit_prompts
     from align.data.schema import read_prompts
     from align.data.tokenizer import Tokenizer
     from align.engine.metrics import Metrics
@@ -87,8 +106,15 @@ def run(recipe: Recipe, out: Path) -> None:
     from align.rollout.local import LocalEngine
 
     work = work_dir(out)
-    judge = load_judge(recipe.judge)
-    prompts = list(read_prompts(recipe.prompts))[: recipe.take]
+    judge = load_judge(recipe.judge) if recipe.judge else None
+    rewards = None
+    if recipe.rewards:
+        rewards = RewardModels(Path(recipe.rewards.helpful), Path(recipe.rewards.safety), recipe.rewards.threshold)
+    start = Path(recipe.reference)
+    room = read_config(start).max_seq_len - recipe.sampling.max_new_tokens
+    prompts, _ = fit_prompts(
+        Tokenizer(start / "tokenizer.model"), list(read_prompts(recipe.prompts))[: recipe.take], room, recipe.overlong
+    )
     dialogues = list(read_prompts(recipe.dialogues.prompts)) if recipe.dialogues else []
     reference = load_policy(Path(recipe.reference))
     table: dict[str, dict[str, Any]] = {}
@@ -100,13 +126,20 @@ def run(recipe: Recipe, out: Path) -> None:
             policy = load_policy(folder)
             sampler = LocalEngine(policy, tokenizer.eos, recipe.slots, context, folder.name)
             rollouts = answer(sampler, tokenizer, prompts, recipe)
-            judged = [judge(prompts[r.prompt], tokenizer.decode(r.tokens).strip()) for r in rollouts]
-            table[name] = summary(judged) | {"kl": kl_to(reference, tokenizer, prompts, rollouts)}
-            if recipe.dialogues:
+            texts = [tokenizer.decode(r.tokens).strip() for r in rollouts]
+            judged = [judge(prompts[r.prompt], text) for r, text in zip(rollouts, texts, strict=True)] if judge else []
+            table[name] = summary(judged) if judge else {}
+            table[name] |= measured(rewards, reference, tokenizer, prompts, rollouts)
+            if recipe.dialogues and judge:
                 kept = obedience(sampler, tokenizer, dialogues, judge, recipe, work / folder.name, context)
                 table[name]["kept"] = {str(turn): share(kept[turn]) for turn in recipe.dialogues.turns}
-            answers += [row(name, prompts[r.prompt], r, v, tokenizer) for r, v in zip(rollouts, judged, strict=True)]
-            log.log(number, {"helpful": table[name]["helpful"]["mean"], "kl": table[name]["kl"]["mean"]})
+            answers += [
+                row(name, prompts[r.prompt], text, judged[number] if judge else None)
+                for number, (r, text) in enumerate(zip(rollouts, texts, strict=True))
+            ]
+            log.log(
+                number, {key: table[name][key]["mean"] for key in ("helpful", "reward", "kl") if key in table[name]}
+            )
     with building(out) as made:
         write_jsonl(made / "answers.jsonl", answers)
         publish(
@@ -133,21 +166,32 @@ def summary(judged: Sequence[Verdict]) -> dict[str, Any]:
     }
 
 
-def kl_to(
-    reference: Llama, tokenizer: Tokenizer, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]
-) -> dict[str, float]:
-    """Mean over answers of log p(answer) - log p_ref(answer), nats an answer, at the sampling temperature 1."""
+def measured(
+    rewards: RewardModels | None,
+    reference: Llama,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompt],
+    rollouts: Sequence[Rollout],
+) -> dict[str, dict[str, float]]:
+    """What needs no judge: KL to the reference, length, and the reward where there are reward models.
+
+    ``kl`` is the mean over answers of log p(answer) - log p_ref(answer), nats an answer, the reference's at
+    temperature 1; ``tokens`` are those of an answer; ``reward`` is the combined score, logits.
+    """
     from align.data.prompts import encode_prompts
     from align.rollout.experience import logprob_reader, over_answers
 
     encoded = encode_prompts(tokenizer, prompts)
-    theirs = over_answers(
-        logprob_reader(reference, 1.0),
-        [encoded[r.prompt] for r in rollouts],
-        [r.tokens for r in rollouts],
-        16384,
-    )
-    return mean(sum(r.logprobs) - float(row.sum()) for r, row in zip(rollouts, theirs, strict=True))
+    asked, said = [encoded[r.prompt] for r in rollouts], [r.tokens for r in rollouts]
+    theirs = over_answers(logprob_reader(reference, 1.0), asked, said, 16384)
+    found = {
+        "kl": mean(sum(r.logprobs) - float(row.sum()) for r, row in zip(rollouts, theirs, strict=True)),
+        "tokens": mean(len(answer) for answer in said),
+    }
+    if rewards:
+        scores = rewards.score(asked, said, [prompts[r.prompt].kind == "safety" for r in rollouts])
+        found["reward"] = mean(scores.combined.tolist())
+    return found
 
 
 def obedience(
@@ -199,13 +243,12 @@ def at_turn(dialogue: Prompt, answers: Sequence[str], turn: int) -> Prompt:
     return replace(dialogue, messages=asked(dialogue, answers[: turn - 1]), meta=meta)
 
 
-def row(name: str, prompt: Prompt, rollout: Rollout, verdict: Verdict, tokenizer: Tokenizer) -> dict[str, Any]:
-    """One judged answer, for reading."""
-    return {
-        "policy": name,
-        "prompt_id": prompt.id,
-        "question": prompt.messages[-1].content,
-        "answer": tokenizer.decode(rollout.tokens).strip(),
+def row(name: str, prompt: Prompt, text: str, verdict: Verdict | None) -> dict[str, Any]:
+    """One answer and what the judge says of it, for reading."""
+    told = {"policy": name, "prompt_id": prompt.id, "question": prompt.messages[-1].content, "answer": text}
+    if verdict is None:
+        return told
+    return told | {
         "helpful": verdict.helpful,
         "safe": verdict.safe,
         "refused": verdict.refused,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import pydantic
 
 from align.config import config, to_plain
+from align.data.fit import Overlong
 from align.engine.launch import LaunchConfig
 from align.engine.optim import OptimConfig
 from align.engine.zero import ZeroConfig
@@ -68,6 +69,7 @@ class Recipe:
     threshold: Annotated[float, pydantic.Field(gt=0, lt=1)]
     prompts: str
     ppo: PPOConfig
+    overlong: Overlong = "error"  # a prompt that leaves no room for an answer
     sampling: SamplingConfig
     slots: Count = 128  # rollouts under way at once
     micro_tokens: Count  # padded tokens in a forward pass
@@ -128,7 +130,7 @@ class Loop:
     """PPO's models, held open: policy and critic in training, reference and reward models frozen."""
 
     def __init__(self, recipe: Recipe) -> None:
-        from align.data.prompts import encode_prompts
+        from align.data.prompts import encode_prompts, fit_prompts
         from align.data.schema import read_prompts
         from align.data.tokenizer import Tokenizer
         from align.engine import dist
@@ -144,7 +146,8 @@ class Loop:
         start = Path(recipe.policy)
         self.config = read_config(start)
         self.tokenizer = Tokenizer(start / "tokenizer.model")
-        self.prompts = list(read_prompts(recipe.prompts))
+        room = self.config.max_seq_len - recipe.sampling.max_new_tokens
+        self.prompts, _ = fit_prompts(self.tokenizer, list(read_prompts(recipe.prompts)), room, recipe.overlong)
         self.encoded = encode_prompts(self.tokenizer, self.prompts)
         if ppo.prompts > len(self.prompts):
             raise RecipeError(f"ppo.prompts: {ppo.prompts} an iteration, and {recipe.prompts} has {len(self.prompts)}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import pydantic
 
 from align.config import config, to_plain
+from align.data.fit import Overlong
 from align.rollout.backend import SamplingConfig
 from align.rollout.pool import PoolConfig
 
@@ -48,6 +49,7 @@ class Recipe:
     samples: Count  # K, from each policy
     temperature: TemperatureConfig
     max_new_tokens: Count
+    overlong: Overlong = "error"  # a prompt that leaves no room for an answer
     pool: PoolConfig = PoolConfig()
 
     def __post_init__(self) -> None:
@@ -58,14 +60,17 @@ class Recipe:
 def run(recipe: Recipe, out: Path) -> None:
     """Find the temperature, sample every policy, score, keep the best answer of each prompt; publish at ``out``."""
     from align.artifacts import building, publish, work_dir, write_jsonl
+    from align.data.prompts import fit_prompts
     from align.data.schema import read_prompts
     from align.data.tokenizer import Tokenizer
+    from align.model.config import read_config
     from align.rollout.judge import RewardModels
     from align.rollout.pool import open_pool
 
     work, latest = work_dir(out), Path(recipe.policies[-1])
     tokenizer = Tokenizer(latest / "tokenizer.model")
-    everyone = list(read_prompts(recipe.prompts))
+    room = read_config(latest).max_seq_len - recipe.max_new_tokens
+    everyone, dropped = fit_prompts(tokenizer, list(read_prompts(recipe.prompts)), room, recipe.overlong)
     probes, prompts = everyone[-recipe.temperature.prompts :], everyone[recipe.skip :][: recipe.take]
     judge = RewardModels(Path(recipe.helpful), Path(recipe.safety), recipe.threshold)
 
@@ -91,6 +96,7 @@ def run(recipe: Recipe, out: Path) -> None:
                 "best_of_n": curve(pooled, recipe.samples),
                 "winners": Counter(rollout["policy"] for rollout in best),
                 "prompts": len(prompts),
+                "prompt_file": dropped,
                 "unanswered": unanswered,
             },
         )  # fmt: skip
