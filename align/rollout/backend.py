@@ -1,4 +1,4 @@
-"""What every sampler offers, and how an answer is drawn. Free of torch, so that recipes are checked quickly."""
+"""What every sampler offers, and how an answer is drawn. Free of torch: recipes are checked quickly."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Share: TypeAlias = Annotated[float, pydantic.Field(gt=0, le=1)]
 
 @config
 class SamplingConfig:
-    """How the next token is drawn: logits / temperature, then the top k, then the smallest nucleus of mass top_p."""
+    """How the next token is drawn: logits / temperature, then the top k, then the nucleus of mass top_p."""
 
     temperature: Temperature = 1.0  # 0 takes the likeliest token; its log-probs are those at temperature 1
     top_p: Share = 1.0  # tokens before which the mass is at most top_p stay, as in Meta's chat code
@@ -81,5 +81,5 @@ def check_requests(requests: Sequence[Request], max_len: int) -> None:
 
 
 def room(request: Request, sampling: SamplingConfig, max_len: int) -> int:
-    """Tokens that an answer may have: ``max_new_tokens``, or what the context leaves (then it finishes ``length``)."""
+    """Tokens an answer may have: ``max_new_tokens``, or what the context leaves (it then ends by ``length``)."""
     return min(sampling.max_new_tokens, max_len - len(request.tokens))

@@ -21,7 +21,7 @@ def draw(logits: Tensor, uniform: Tensor, sampling: SamplingConfig) -> tuple[Ten
 
     Returns:
         tokens: [B] int64.
-        logprobs: [B] float32, nats, under the distribution drawn from; at temperature 0 under that of temperature 1.
+        logprobs: [B] float32, nats, under the distribution drawn from (temperature 0: that of temperature 1).
     """
     if sampling.temperature == 0:
         best = logits.argmax(-1, keepdim=True)
@@ -34,7 +34,7 @@ def draw(logits: Tensor, uniform: Tensor, sampling: SamplingConfig) -> tuple[Ten
         probs = logits.softmax(-1)
     cumulated = probs.cumsum(-1)
     whole = cumulated[:, -1:]
-    # u of the sum as it was cumulated, and below it even where the product rounds up: a token of weight 0 never wins
+    # u of the sum as it was cumulated, and less than it even where rounded: a token of weight 0 never wins
     target = torch.minimum(uniform[:, None] * whole, torch.nextafter(whole, torch.zeros_like(whole)))
     chosen = torch.searchsorted(cumulated, target, right=True)
     return chosen[:, 0], probs.gather(1, chosen).log()[:, 0]

@@ -1,8 +1,8 @@
 """Work dealt to actors that may die, hang or fail, and gathered in order.
 
-Calls are dealt a few to an actor. A lost or silent actor is replaced and its calls dealt anew: since randomness is
-addressed, the answers are those it would have given. Code that raises would raise again, so its error is surfaced at
-once. The work under way is bounded, whatever waits.
+Calls are dealt a few to an actor. A lost or silent actor is replaced and its calls dealt anew: since randomness
+is addressed, the answers are those it would have given. Code that raises would raise again, so its error is
+surfaced at once. The work under way is bounded, whatever waits.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Fleet:
         self.members = [self._start() for _ in range(size)]
 
     def prepare(self, method: str, *args: Any) -> None:
-        """Call a method on every actor, and on every later one before its work. Replaces the previous preparation."""
+        """Call a method on every actor, and on every later one before its work, in place of what was prepared."""
         for member in self.members:
             self._submit(member, PREPARE, method, method, *args)
         before, self.preparation = self.preparation, (method, args)
@@ -117,7 +117,7 @@ class Fleet:
     def _gather(
         self, place: int, member: _Member, values: dict[int, Any], on_done: Callable[[int, Any], None] | None
     ) -> list[int]:
-        """Take what an actor has done; the numbers of calls to deal anew where it was lost or is silent."""
+        """Take what an actor has done; where it was lost or is silent, the numbers of calls to deal anew."""
         while member.calls and actors.wait([member.calls[0].future], 0):
             call = member.calls[0]
             try:

@@ -1,36 +1,41 @@
-"""The in-repo sampling engine: continuous batching over a fixed pool of slots, one prefill for all samples of a prompt.
+"""The in-repo sampling engine: continuous batching over a fixed pool of slots, one prefill for a prompt's samples.
 
-A request waits, is prefilled into a staging row of the cache (all samples of a prompt once), then copied to a slot,
-decoded one token a step with all other slots, and its slot is refilled in the step after its last token. The decode
-step is tensors only; Python looks at rows when one is done or admitted.
+A request waits; its prompt is prefilled into a staging row of the cache, once for all samples; the row is copied
+to a free slot; the slot is decoded one token a step with all others and refilled in the step after its last
+token. The decode step is tensors only; Python looks at rows when one is done or admitted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from align.model.llama import KVCache, Llama
+from align.model.strict import DTYPES
 from align.records import Request, Rollout
 from align.rollout.backend import SamplingConfig, check_requests, room
-from align.rollout.slots import Slots, Waiting
+from align.rollout.slots import Slots, Waiting, least_rows, round_up
 from align.rollout.sync import fill
 
 if TYPE_CHECKING:
     from align.rollout.backend import OnResult, Weights
 
 PREFILL_TOKENS = 8192  # of one prefill, padding included: bounds its activations
-ROUND = 64  # the cache's length is a multiple of this, so that similar calls share one
 
 
 class LocalEngine:
-    """A policy, its cache and its slots, held open between calls. Reads the model's weights as they are at each call."""
+    """A policy and its cache, held open between calls, each of which reads the weights as they then are."""
 
     def __init__(
-        self, model: Llama, eos: int | Sequence[int], slots: int = 64, max_len: int | None = None, version: str = "0"
+        self,
+        model: Llama,
+        eos: int | Sequence[int],
+        slots: int = 64,
+        max_len: int | None = None,
+        version: str = "0",
     ) -> None:
         """Hold a policy.
 
@@ -57,11 +62,11 @@ class LocalEngine:
         rollouts: dict[int, Rollout] = {}
         waiting = Waiting(requests)
         slots = min(self.slots, len(requests))
-        staging = min(waiting.prompts, max(4, slots // 4))
-        longest = max((len(r.tokens) + room(r, sampling, self.max_len) for r in requests), default=0)
-        cache = self._room_for(slots + staging, longest)
-        table = Slots(self.model, cache, self.stops, sampling, slots, self.max_len)
-        staged = range(slots, slots + staging)
+        columns = max(slots, least_rows())
+        staged = range(columns, columns + min(waiting.prompts, max(4, slots // 4)))
+        longest = max((len(r.tokens) + room(r, sampling, self.max_len) for r in requests), default=1)
+        cache = self._room_for(staged.stop, longest)
+        table = Slots(self.model, cache, self.stops, sampling, slots=slots, columns=columns, max_len=self.max_len)
         while waiting or table.running:
             while waiting and table.free:
                 if not waiting.ready:
@@ -69,10 +74,8 @@ class LocalEngine:
                 table.admit(waiting.take(len(table.free)), requests)
             for index, tokens, logprobs, stopped in table.step(last=not waiting):
                 request = requests[index]
-                finish = "stop" if stopped else "length"
-                rollouts[index] = Rollout(
-                    request.prompt, request.sample, tokens, logprobs, finish, self.version  # type: ignore[arg-type]
-                )
+                finish: Literal["stop", "length"] = "stop" if stopped else "length"
+                rollouts[index] = Rollout(request.prompt, request.sample, tokens, logprobs, finish, self.version)
                 if on_result:
                     on_result(rollouts[index])
         return [rollouts[index] for index in range(len(requests))]
@@ -89,27 +92,29 @@ class LocalEngine:
             from align.model.weights import load_policy
 
             parameter = next(self.model.parameters())
-            model = load_policy(weights, dtype={torch.float32: "fp32", torch.bfloat16: "bf16"}[parameter.dtype])
+            dtype = next(name for name, value in DTYPES.items() if value == parameter.dtype)
+            model = load_policy(weights, dtype, str(parameter.device))
             if model.config != self.model.config:
                 self._cache = None
                 self.max_len = min(self.max_len, model.config.max_seq_len)
-            self.model = model.to(parameter.device)
+            self.model = model
             self.version = version or weights.name
             return
         fill(self.model, weights, f"weights of version {version}")
         self.version = version or self.version
 
     def _prefill(self, waiting: Waiting, cache: KVCache, rows: range) -> None:
-        """Fill staging rows with the next prompts, all but each one's last token, which the first decode step reads."""
+        """Fill staging rows with the next prompts, less each one's last token: the first decode step reads it."""
         prompts = waiting.stage(rows, PREFILL_TOKENS)
-        width = len(prompts[0]) - 1
-        if width:
-            device = cache.k.device
-            tokens = torch.tensor([[*p[:-1], *[0] * (width + 1 - len(p))] for p in prompts], device=device)
-            cache.rows = torch.arange(rows.start, rows.start + len(prompts), device=device)
-            # padding on the right writes keys that the row's own tokens overwrite before anything attends to them
-            self.model.model(tokens, cache=cache)
-            cache.rows = None
+        if len(prompts[0]) == 1:
+            return
+        device = cache.k.device
+        width = round_up(len(prompts[0]) - 1)
+        tokens = torch.tensor([[*p[:-1], *[0] * (width + 1 - len(p))] for p in prompts], device=device)
+        cache.rows = torch.arange(rows.start, rows.start + len(prompts), device=device)
+        # padding on the right writes keys that the row's own tokens overwrite before anything attends to them
+        self.model.model(tokens, cache=cache)
+        cache.rows = None
 
     def _room_for(self, rows: int, length: int) -> KVCache:
         """The cache, made anew only where it is too small."""
@@ -118,6 +123,5 @@ class LocalEngine:
             self._cache = held = None
             parameter = next(self.model.parameters())
             dtype = torch.float32 if parameter.device.type == "cpu" else parameter.dtype  # CPU: see KVCache
-            context = min(-(-length // ROUND) * ROUND, self.model.config.max_seq_len)
-            self._cache = held = KVCache(self.model.config, rows, context, dtype, parameter.device)
+            self._cache = held = KVCache(self.model.config, rows, round_up(length), dtype, parameter.device)
         return held

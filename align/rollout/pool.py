@@ -3,8 +3,8 @@
     with open_pool(folder, PoolConfig(kind="ray", actors=2)) as pool:
         rollouts = pool.generate(requests, SamplingConfig(max_new_tokens=64))
 
-Requests are dealt in chunks; answers come back in the order of the requests and are the same whatever the kind, the
-number of actors or the losses on the way.
+Requests are dealt in chunks; answers come back in the order of the requests and are the same whatever the kind,
+the number of actors or the losses on the way.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def open_pool(policy: Path, config: PoolConfig) -> Iterator[Pool]:
 
 @contextmanager
 def open_scorers(scorer: Path, config: PoolConfig) -> Iterator[LocalScorer | RayScorers]:
-    """Scorers of a reward model folder: ``.score(rows) -> list[float]``; closed at the end, Ray too where this started it."""
+    """Scorers of a reward model folder: ``.score(rows) -> list[float]``; closed as a pool is."""
     make = partial(make_scorer, Path(scorer), config)
     if config.kind == "local":
         yield make()
@@ -108,7 +108,7 @@ class RayPool:
         return [rollout for chunk in answers for rollout in chunk]
 
     def load_weights(self, weights: Weights, version: str | None = None) -> None:
-        """Hand weights to every actor, and to every later one: a folder's path, or tensors once through the store."""
+        """Hand weights to every actor and every later one: a folder's path, or tensors once through the store."""
         from align.rollout import actors
 
         sent = actors.share(dict(weights)) if isinstance(weights, Mapping) else Path(weights)
@@ -166,11 +166,14 @@ def make_scorer(folder: Path, config: PoolConfig) -> LocalScorer:
 
 
 def end_of_answer(folder: Path) -> int | list[int]:
-    """The token, or tokens, that end an answer, from a policy folder's ``config.json``."""
+    """What ends an answer: a token, or several, from a policy folder's ``config.json``."""
     found = read_hf(folder).get("eos_token_id")
-    if isinstance(found, int) or (isinstance(found, list) and found and all(isinstance(i, int) for i in found)):
+    if isinstance(found, int):
         return found
-    raise ArtifactError(f"{folder / 'config.json'}: eos_token_id: found {found!r}, expected a token id or a list of them")
+    if isinstance(found, list) and found and all(isinstance(token, int) for token in found):
+        return found
+    where = folder / "config.json"
+    raise ArtifactError(f"{where}: eos_token_id: found {found!r}, expected a token id or a list of them")
 
 
 def _set_threads(config: PoolConfig) -> None:

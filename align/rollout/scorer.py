@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices in batches of similar length, each at most ``batch_tokens`` tokens padding included, or one row."""
+    """Indices in batches of similar length, at most ``batch_tokens`` tokens each with padding, or one row."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     start = 0
     while start < len(order):

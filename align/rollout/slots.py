@@ -1,7 +1,13 @@
 """Who waits and who runs: the queue of requests and the table of slots that decode together.
 
-The table's state is one integer tensor, a column a slot, so that a step is tensor operations on all slots at once and an
-admission is one assignment. Drawn tokens go to a ring, a line a step; an answer is read out once, when it is done.
+The table's state is one integer tensor, a column a slot, so that a step is tensor operations on all slots at
+once and an admission is one assignment. Drawn tokens go to a ring, a line a step; an answer is read out once,
+when it is done.
+
+An answer hardly depends on what runs beside it: CPU kernels of matrix products and attention take other paths,
+which round otherwise, where a matrix has fewer than four rows a thread or a length is no multiple of 16. So neither
+happens here: the table has idle columns where few answers run, and lengths are rounded up. What remains is about
+1e-6 nats.
 """
 
 from __future__ import annotations
@@ -19,11 +25,22 @@ from align.rollout.backend import SamplingConfig, room
 from align.rollout.draw import draw
 
 TOKEN, POSITION, KEY, END, ALIVE = range(5)  # lines of the state
-ATTEND = 16  # attended lengths are multiples of this
+MULTIPLE = 16  # of prefilled and attended lengths
+ROWS_A_THREAD = 4  # at least, in a matrix product
+
+
+def least_rows() -> int:
+    """Columns that a table has at least."""
+    return max(8, ROWS_A_THREAD * torch.get_num_threads())
+
+
+def round_up(length: int) -> int:
+    """A length as it is computed."""
+    return -(-length // MULTIPLE) * MULTIPLE
 
 
 class Waiting:
-    """Requests not yet running: the samples of a prompt together, prompts longest first, so that neighbours pad little."""
+    """Requests not yet running: samples of a prompt together, prompts longest first, so that little is padded."""
 
     def __init__(self, requests: Sequence[Request]) -> None:
         groups: dict[tuple[int, ...], list[int]] = {}
@@ -37,7 +54,7 @@ class Waiting:
         return bool(self.ready or self._groups)
 
     def stage(self, rows: range, budget: int) -> list[tuple[int, ...]]:
-        """The next prompts, longest first, one a row, at most ``budget`` tokens with padding but at least one prompt."""
+        """The next prompts, longest first, one a row: at most ``budget`` tokens with padding, or one prompt."""
         width = max(1, len(self._groups[0][0]))
         count = min(len(rows), len(self._groups), max(1, budget // width))
         picked = [self._groups.popleft() for _ in range(count)]
@@ -60,20 +77,29 @@ class Done(NamedTuple):
 
 
 class Slots:
-    """Answers under way."""
+    """Answers under way, a column each; idle columns compute what nobody reads, at position 0."""
 
     def __init__(
-        self, model: Llama, cache: KVCache, stops: tuple[int, ...], sampling: SamplingConfig, slots: int, max_len: int
+        self,
+        model: Llama,
+        cache: KVCache,
+        stops: tuple[int, ...],
+        sampling: SamplingConfig,
+        *,
+        slots: int,
+        columns: int,
+        max_len: int,
     ) -> None:
         device = cache.k.device
         self.model, self.cache, self.sampling, self.max_len = model, cache, sampling, max_len
         self.stops = torch.tensor(stops, device=device)
-        self.state = torch.zeros(5, slots, dtype=torch.int64, device=device)
-        self.tokens = torch.zeros(sampling.max_new_tokens, slots, dtype=torch.int64, device=device)  # ring of steps
-        self.logprobs = torch.zeros(sampling.max_new_tokens, slots, device=device)
+        self.state = torch.zeros(5, columns, dtype=torch.int64, device=device)
+        ring = (sampling.max_new_tokens, columns)
+        self.tokens = torch.zeros(ring, dtype=torch.int64, device=device)
+        self.logprobs = torch.zeros(ring, device=device)
         self.steps = 0
         self.free = list(range(slots))
-        self.running: dict[int, tuple[int, int, int]] = {}  # slot: request, its first step, position less step
+        self.running: dict[int, tuple[int, int, int]] = {}  # slot: request, first step, position - step
 
     def admit(self, ready: Sequence[tuple[int, int]], requests: Sequence[Request]) -> None:
         """Give free slots to requests: copy each one's prompt from its staging row, set its state."""
@@ -93,14 +119,14 @@ class Slots:
         self._copy(into, torch.tensor([row for _, row in ready], device=device), width)
 
     def step(self, last: bool) -> list[Done]:
-        """One token for every slot; the answers that it finished. ``last``: nobody waits for the free slots."""
-        if last and len(self.running) <= self.state.shape[1] // 2:
+        """One token for every slot; the answers that are now done. ``last``: nobody waits for free slots."""
+        if last and max(len(self.running), least_rows()) <= self.state.shape[1] // 2:
             self._close_ranks()
         state, cache = self.state, self.cache
         longest = self.steps + max(offset for _, _, offset in self.running.values()) + 1
-        cache.length = min(-(-longest // ATTEND) * ATTEND, cache.slots)
+        cache.length = round_up(longest)
         logits = self.model(state[TOKEN, :, None], state[POSITION, :, None], cache=cache)[:, 0]
-        state[POSITION] += 1
+        state[POSITION] += state[ALIVE]
         tokens, logprobs = draw(logits, uniforms(state[KEY], state[POSITION]), self.sampling)
         state[TOKEN] = tokens
         line = self.steps % len(self.tokens)
@@ -122,18 +148,20 @@ class Slots:
             answer, logs = tuple(drawn[line] for line in lines), tuple(weights[line] for line in lines)
             finished.append(Done(request, answer, logs, stop))
         self.free += slots
-        self.state[:, which] = 0  # an idle slot decodes token 0 from position 0 on: never further than a running one
+        self.state[:, which] = 0
         return finished
 
     def _close_ranks(self) -> None:
-        """Move the running slots to the front and drop the others: the end of a job decodes few rows, not all."""
-        kept = sorted(self.running)
+        """Move the running slots to the front and drop idle ones: the end of a job decodes few rows."""
+        columns = max(len(self.running), least_rows())
+        idle = (slot for slot in range(self.state.shape[1]) if slot not in self.running)
+        kept = sorted(self.running) + [next(idle) for _ in range(columns - len(self.running))]
         front = torch.tensor(kept, device=self.state.device)
         length = self.steps + max(offset for _, _, offset in self.running.values())
-        self._copy(torch.arange(len(kept), device=self.state.device), front, length)
+        self._copy(torch.arange(columns, device=self.state.device), front, length)
         self.state = self.state[:, front]
         self.tokens, self.logprobs = self.tokens[:, front], self.logprobs[:, front]
-        self.running = {place: self.running[slot] for place, slot in enumerate(kept)}
+        self.running = {place: self.running[slot] for place, slot in enumerate(kept) if slot in self.running}
         self.free = []
 
     def _copy(self, into: torch.Tensor, source: torch.Tensor, length: int) -> None:
