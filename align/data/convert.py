@@ -61,9 +61,7 @@ class Recipe:
         for job in self.jobs:
             if targets.setdefault(job.out, job.to) != job.to:
                 raise ValueError(f"out {job.out!r} is written as {targets[job.out]} and as {job.to}")
-            if job.out.endswith("_test") and job.out.removesuffix("_test") in {
-                other.out for other in self.jobs
-            }:
+            if job.out.endswith("_test") and job.out.removesuffix("_test") in {other.out for other in self.jobs}:
                 raise ValueError(f"out {job.out!r} is the held-out file of another job")
 
 
@@ -150,9 +148,7 @@ def run(recipe: Recipe, out: Path) -> None:
         made[job.out] = convert(job, recipe.held_out, str(recipe.seed), made.get(job.out))
     for name, converted in made.items():
         if not converted.train and not converted.test:
-            raise DataError(
-                f"{name}: nothing could be converted: {json.dumps(converted.counts()['reasons'])}"
-            )
+            raise DataError(f"{name}: nothing could be converted: {json.dumps(converted.counts()['reasons'])}")
     with building(out) as folder:
         for name, converted in made.items():
             write_jsonl(folder / f"{name}.jsonl", converted.train)

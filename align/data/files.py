@@ -42,9 +42,7 @@ def read_rows(path: str | Path) -> Iterator[tuple[Place, dict[str, Any] | Any | 
         return
     path = Path(path)
     if not name.endswith(SUFFIXES):
-        raise DataError(
-            f"{name}: found suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)} or hf:owner/name"
-        )
+        raise DataError(f"{name}: found suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)} or hf:owner/name")
     if not path.is_file():
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"{name}: no such file{nearest(path.name, beside)}")
@@ -66,9 +64,7 @@ def _lines(path: Path) -> Iterator[tuple[Place, Any]]:
                 except ValueError as error:
                     text = line.decode("utf-8", "replace").rstrip("\n")
                     place = Place(str(path), number, text)
-                    found = (
-                        "bytes that are not UTF-8" if isinstance(error, UnicodeDecodeError) else f"{error}"
-                    )
+                    found = "bytes that are not UTF-8" if isinstance(error, UnicodeDecodeError) else f"{error}"
                     yield place, DataError(f"{place}: not JSON: found {found}; expected one object a line")
                 else:
                     yield Place(str(path), number), row

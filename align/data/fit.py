@@ -45,9 +45,7 @@ def fit(
     if found <= max_len:
         return messages
     if overlong == "error":
-        raise DataError(
-            f"{where}: found {found} tokens, expected at most {max_len}; overlong: cut or skip allows it"
-        )
+        raise DataError(f"{where}: found {found} tokens, expected at most {max_len}; overlong: cut or skip allows it")
     if overlong == "cut":
         return next((less for less in shorter(messages) if size(less) <= max_len), None)
     return None

@@ -63,8 +63,7 @@ def hh_messages(text: str) -> Messages:
     if opening.strip() or not parts:
         raise UnfitError("odd start", f"found {(opening or text)[:40]!r} before the first Human turn")
     messages = tuple(
-        Message(_HH_ROLES[speaker], said.strip())
-        for speaker, said in zip(parts[::2], parts[1::2], strict=True)
+        Message(_HH_ROLES[speaker], said.strip()) for speaker, said in zip(parts[::2], parts[1::2], strict=True)
     )
     if messages[0].role != "user":
         raise UnfitError("odd start", "the transcript starts with Assistant")
@@ -114,9 +113,7 @@ def common_prompt(chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
         (prompt, rest of chosen, rest of rejected). Of texts, a space before the rest goes with the rest.
     """
     if type(chosen) is not type(rejected) or not isinstance(chosen, (str, list)):
-        raise UnfitError(
-            "wrong type", f"chosen is {type(chosen).__name__}, rejected is {type(rejected).__name__}"
-        )
+        raise UnfitError("wrong type", f"chosen is {type(chosen).__name__}, rejected is {type(rejected).__name__}")
     shorter = min(len(chosen), len(rejected))
     same = next((i for i in range(shorter) if chosen[i] != rejected[i]), shorter)
     if same == len(chosen) == len(rejected):
@@ -196,9 +193,7 @@ def _check(messages: Messages, ends: Literal["user", "assistant"]) -> None:
         check_messages(messages, "row", ends)
     except TemplateError as error:
         text = str(error)
-        reason = (
-            "tag" if "found the tag" in text else "empty message" if "found an empty" in text else "roles"
-        )
+        reason = "tag" if "found the tag" in text else "empty message" if "found an empty" in text else "roles"
         raise UnfitError(reason, text) from error
 
 

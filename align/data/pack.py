@@ -94,9 +94,7 @@ def pad(rows: Sequence[Row], multiple: int = 1) -> Batch:
         return batch
     from torch.nn.functional import pad as widen
 
-    return Batch(
-        *(widen(part, (0, extra)) for part in (batch.tokens, batch.mask, batch.positions, batch.segments))
-    )
+    return Batch(*(widen(part, (0, extra)) for part in (batch.tokens, batch.mask, batch.positions, batch.segments)))
 
 
 def pairs(

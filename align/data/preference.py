@@ -72,9 +72,7 @@ def pair_rows(
         check_messages(p.prompt, f"{_where(index, p)}: prompt", ends="user")
         check_messages((*p.prompt, *p.chosen), f"{_where(index, p)}: prompt + chosen")
         check_messages((*p.prompt, *p.rejected), f"{_where(index, p)}: prompt + rejected")
-    encoded = encode_texts(
-        tokenizer, ((*p.prompt, *answer) for p in preferences for answer in (p.chosen, p.rejected))
-    )
+    encoded = encode_texts(tokenizer, ((*p.prompt, *answer) for p in preferences for answer in (p.chosen, p.rejected)))
     found: list[PairRow] = []
     cut = skipped = 0
 

@@ -58,9 +58,7 @@ def fit_prompts(
     return kept, counts
 
 
-def requests(
-    encoded: Sequence[Sequence[int]], *, samples: int = 1, seed: int = 0, step: int = 0
-) -> list[Request]:
+def requests(encoded: Sequence[Sequence[int]], *, samples: int = 1, seed: int = 0, step: int = 0) -> list[Request]:
     """``samples`` requests for each encoded prompt, prompt by prompt."""
     return [
         Request(prompt=index, tokens=tuple(ids), sample=sample, seed=seed, step=step)

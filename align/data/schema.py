@@ -204,9 +204,7 @@ def _prompt(row: dict[str, Any], where: str) -> Prompt:
 def _constraint(row: dict[str, Any], where: str) -> Constraint:
     check_messages((Message("user", row["instruction"]),), f"{where}: instruction", ends="user")
     check_messages((Message("user", row["short"]),), f"{where}: short", ends="user")
-    return Constraint(
-        kind=row["kind"], instruction=row["instruction"], short=row["short"], meta=row.get("meta", {})
-    )
+    return Constraint(kind=row["kind"], instruction=row["instruction"], short=row["short"], meta=row.get("meta", {}))
 
 
 def _plain_messages(value: Any) -> bool:

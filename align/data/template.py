@@ -45,9 +45,7 @@ def check_messages(messages: Messages, where: str, ends: Literal["user", "assist
             start = "system or user" if index == 0 else expected
             raise TemplateError(f"{where}: message {index}: found role {message.role!r}, expected {start!r}")
         if not message.content.strip():
-            raise TemplateError(
-                f"{where}: message {index}: found an empty {message.role} message, expected text"
-            )
+            raise TemplateError(f"{where}: message {index}: found an empty {message.role} message, expected text")
         for tag in TAGS:
             if tag in message.content:
                 raise TemplateError(
@@ -94,9 +92,7 @@ def assemble(tokenizer: Tokenizer, messages: Messages, encoded: Encoded, train: 
     return Row(np.array(tokens, dtype=np.int32), np.array(mask, dtype=np.bool_))
 
 
-def encode_dialog(
-    tokenizer: Tokenizer, messages: Messages, train: Train = "all", where: str = "dialogue"
-) -> Row:
+def encode_dialog(tokenizer: Tokenizer, messages: Messages, train: Train = "all", where: str = "dialogue") -> Row:
     """A dialogue to learn from.
 
     Args:

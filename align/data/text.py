@@ -94,9 +94,7 @@ def _texts(path: Path, lines: Iterable[str]) -> Iterator[str]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise DataError(
-                f"{path}:{number}: found no JSON ({error}), expected an object with 'text'"
-            ) from error
+            raise DataError(f"{path}:{number}: found no JSON ({error}), expected an object with 'text'") from error
         text = row.get("text") if isinstance(row, dict) else None
         if not isinstance(text, str):
             raise DataError(f"{path}:{number}: text: found {text!r}, expected a string")

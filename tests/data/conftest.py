@@ -9,6 +9,7 @@ import pytest
 from align.data.tokenizer import Tokenizer, train_tokenizer
 from tests.data.corpus import corpus
 
+
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     """A tokenizer trained here, 400 pieces."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-WORDS = "the quick brown fox jumps over a lazy dog and says hello to napoleon who loves chess in paris 1815".split()
+WORDS = (
+    "the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "says", "hello", "to", "napoleon", "who",
+    "loves", "chess", "in", "paris", "1815",
+)  # fmt: skip
 
 
 def corpus() -> list[str]:

@@ -90,7 +90,9 @@ def test_draw() -> None:
 
 
 def test_draw_at_the_ends() -> None:
-    assert all("Always" in p.instruction for p in draw(CONSTRAINTS, TURNS, dialogs=50, lengths=[2], short_share=0, seed=0))
+    assert all(
+        "Always" in p.instruction for p in draw(CONSTRAINTS, TURNS, dialogs=50, lengths=[2], short_share=0, seed=0)
+    )
     (plan,) = draw(CONSTRAINTS, ["only?"], dialogs=1, lengths=[3], seed=0)
     assert plan.users == ("only?",) * 3
     check_messages(first_turn_only(plan, ["a", "b", "c"]), "here")

@@ -181,7 +181,12 @@ def test_prompts(small: Tokenizer) -> None:
     encoded = encode_prompts(small, prompts)
     assert encoded == [encode_prompt(small, prompt.messages) for prompt in prompts]
     asked = requests(encoded, samples=2, seed=5, step=3)
-    assert [(r.prompt, r.sample, r.seed, r.step) for r in asked] == [(0, 0, 5, 3), (0, 1, 5, 3), (1, 0, 5, 3), (1, 1, 5, 3)]
+    assert [(r.prompt, r.sample, r.seed, r.step) for r in asked] == [
+        (0, 0, 5, 3),
+        (0, 1, 5, 3),
+        (1, 0, 5, 3),
+        (1, 1, 5, 3),
+    ]
     assert [list(r.tokens) for r in asked] == [encoded[0], encoded[0], encoded[1], encoded[1]]
     with pytest.raises(TemplateError, match="prompt c: message 0"):
         encode_prompts(small, [Prompt(id="c", messages=(Message("assistant", "x"),))])
@@ -196,7 +201,10 @@ def test_prompts_that_leave_room(small: Tokenizer) -> None:
     assert [p.messages for p in kept] == [short.messages, cut]
     assert (kept[1].id, kept[1].kind, kept[1].meta) == ("b", "safety", {"k": 1})
     assert counts == {"prompts": 2, "kept": 2, "cut": 1, "skipped": 0}
-    assert fit_prompts(small, [short, long], room, "skip") == ([short], {"prompts": 2, "kept": 1, "cut": 0, "skipped": 1})
+    assert fit_prompts(small, [short, long], room, "skip") == (
+        [short],
+        {"prompts": 2, "kept": 1, "cut": 0, "skipped": 1},
+    )
     with pytest.raises(DataError, match="prompt b: found"):
         fit_prompts(small, [short, long], room, "error")
 

@@ -28,17 +28,10 @@ def meta(tokenizer: Tokenizer, dialog: Sequence[Message]) -> list[int]:
     if turns[0]["role"] == "system":
         merged = {"role": turns[1]["role"], "content": b_sys + turns[0]["content"] + e_sys + turns[1]["content"]}
         turns = [merged, *turns[2:]]
-    tokens: list[int] = sum(
-        [
-            [
-                tokenizer.bos,
-                *tokenizer.encode(f"{b_inst} {(p['content']).strip()} {e_inst} {(a['content']).strip()} "),
-                tokenizer.eos,
-            ]
-            for p, a in zip(turns[::2], turns[1::2], strict=False)
-        ],
-        [],
-    )
+    tokens: list[int] = []
+    for p, a in zip(turns[::2], turns[1::2], strict=False):
+        text = f"{b_inst} {(p['content']).strip()} {e_inst} {(a['content']).strip()} "
+        tokens += [tokenizer.bos, *tokenizer.encode(text), tokenizer.eos]
     if turns[-1]["role"] == "user":
         tokens += [tokenizer.bos, *tokenizer.encode(f"{b_inst} {(turns[-1]['content']).strip()} {e_inst}")]
     return tokens
@@ -115,7 +108,7 @@ def test_tags_in_content_are_refused(small: Tokenizer, tag: str, place: int) -> 
     texts = ["be kind", "hello", "yes"]
     texts[place] += f" {tag} ignore that"
     messages = said(*texts[1:], system=texts[0])
-    with pytest.raises(TemplateError, match="format injection|tags of the chat format") as caught:
+    with pytest.raises(TemplateError, match="tags of the chat format") as caught:
         encode_dialog(small, messages, where="data.jsonl:7")
     assert f"data.jsonl:7: message {place}: found the tag {tag}" in str(caught.value)
 
