@@ -76,6 +76,9 @@ def check(
         list[str],
         typer.Argument(metavar="RECIPE... [KEY=VALUE]...", help="Recipes, and values laid over each."),
     ],
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Write bad rows to FILE.bad.jsonl and count them.")
+    ] = False,
 ) -> None:
     """Validate recipes, their data, parents and memory; nothing is run and no model is loaded."""
     from align.commands.check import check as look
@@ -87,7 +90,7 @@ def check(
     mistakes = 0
     for path in paths:
         try:
-            for found in look(path, overrides):
+            for found in look(path, overrides, skip_bad):
                 if isinstance(found, AlignError):
                     mistakes += 1
                     _complain(found)

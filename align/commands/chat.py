@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from align.errors import AlignError
+from align.model.config import read_config
 from align.records import Message
 from align.rollout.backend import SamplingConfig
 
@@ -36,11 +37,13 @@ def chat(folder: Path, system: str | None, sampling: SamplingConfig, seed: int) 
 
     from align.data.template import check_messages
     from align.data.tokenizer import Tokenizer
-    from align.model.weights import load_policy
 
     start = [Message("system", system)] if system else []
     check_messages((*start, Message("user", "?")), "system message", ends="user")
+    read_config(folder)  # a wrong folder is told before torch has been waited for
     tokenizer = Tokenizer(folder / "tokenizer.model")
+    from align.model.weights import load_policy
+
     model = load_policy(folder).eval()
     print(HELP)
     messages, turn = list(start), 0

@@ -49,12 +49,18 @@ class Known:
     made: dict[Path, str] = field(default_factory=dict)  # the folders that stages will make, and their names
     sizes: dict[str, LlamaConfig] = field(default_factory=dict)  # of the models in them, by folder
     read: dict[str, str] = field(default_factory=dict)  # what was said of a data file
+    skip_bad: bool = False  # count bad rows and write them aside rather than stop at the first
 
 
-def check(path: Path, overrides: Sequence[str]) -> Iterator[str | AlignError]:
+def check(path: Path, overrides: Sequence[str], skip_bad: bool = False) -> Iterator[str | AlignError]:
     """Look at a stage's or a pipeline's recipe: lines to print, and every mistake that is found.
 
     A mistake in the recipe itself hides the rest and is raised.
+
+    Args:
+        path: the recipe.
+        overrides: ``key=value``.
+        skip_bad: bad rows of data are no mistakes but written to ``<file>.bad.jsonl`` and counted.
 
     Raises:
         RecipeError: the recipe cannot be used as written.
@@ -64,11 +70,11 @@ def check(path: Path, overrides: Sequence[str]) -> Iterator[str | AlignError]:
 
         pipeline = load_pipeline(path, overrides)
         yield f"{path}: pipeline {pipeline.name}: {len(pipeline.tasks)} stages into {pipeline.out}"
-        known = Known(made={task.out: task.name for task in pipeline.tasks})
+        known = Known(made={task.out: task.name for task in pipeline.tasks}, skip_bad=skip_bad)
         for task in pipeline.tasks:
             yield from _task(task, known)
     else:
-        yield from _task(load_task(path, overrides, default_out=Path("unnamed")), Known())
+        yield from _task(load_task(path, overrides, default_out=Path("unnamed")), Known(skip_bad=skip_bad))
 
 
 def _task(task: Task, known: Known) -> Iterator[str | AlignError]:
@@ -83,7 +89,8 @@ def _task(task: Task, known: Known) -> Iterator[str | AlignError]:
             continue
         try:
             if value not in known.read:
-                known.read[value] = _model(Path(value)) if kind == "model" else _data(value, kind)
+                told = _model(Path(value)) if kind == "model" else _data(value, kind, known.skip_bad)
+                known.read[value] = told
             yield f"  {key}: {value}: {known.read[value]}"
         except AlignError as error:
             yield type(error)(f"{task.where}: {key}: {error}")
@@ -96,12 +103,12 @@ def _within(path: Path, folder: Path) -> bool:
     return path == folder or folder in path.parents
 
 
-def _data(path: str, kind: Kind) -> str:
+def _data(path: str, kind: Kind, skip_bad: bool) -> str:
     """Read and validate every row."""
     from align.data import schema, text
 
-    readers: dict[Kind, Callable[[Any], Iterator[Any]]] = {
-        "text": lambda p: text.read_text([p]),
+    readers: dict[Kind, Callable[[Any, schema.Skipped | None], Iterator[Any]]] = {
+        "text": lambda p, _: text.read_text([p]),
         "dialogs": schema.read_dialogs,
         "preferences": schema.read_preferences,
         "prompts": schema.read_prompts,
@@ -109,10 +116,12 @@ def _data(path: str, kind: Kind) -> str:
     }
     if path.startswith("hf:"):
         return "on the hub, read when the stage runs"
-    rows = sum(1 for _ in readers[kind](path))
+    skipped = schema.Skipped() if skip_bad else None
+    rows = sum(1 for _ in readers[kind](path, skipped))
     if not rows:
         raise DataError(f"{path}: found no rows, expected at least one")
-    return f"{rows:,} {'documents' if kind == 'text' else 'rows'}"
+    aside = f", {skipped.count:,} bad ones set aside in {path}.bad.jsonl" if skipped and skipped.count else ""
+    return f"{rows:,} {'documents' if kind == 'text' else 'rows'}{aside}"
 
 
 def _model(folder: Path) -> str:

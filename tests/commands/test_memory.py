@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from align.commands.check import USES, check
+from align.commands.memory import estimate
+from align.config import read_yaml
+from align.model.config import PRESETS
+from align.model.memory import sampling, scoring, training
+from align.runner import STAGES, make_task
+
+RECIPES = Path(__file__).parent.parent.parent / "recipes"
+GIB = 2**30
+
+
+def test_check_knows_what_every_stage_uses() -> None:
+    assert set(USES) >= {name for name, module in STAGES.items() if module.startswith("align.")}
+
+
+def test_ppo_holds_six_models() -> None:
+    settings = {"policy": "p", "helpful": "h", "safety": "s", "prompts": "x.jsonl"}
+    values = read_yaml(RECIPES / "llama2-7b" / "ppo.yaml", settings=settings)
+    task = make_task(values, "ppo", Path("out"))
+    big, small = PRESETS["llama2-13b"], PRESETS["llama2-7b"]
+    sizes = {"p": big, "h": small, "s": small}
+    found = estimate(task, sizes)
+    assert sizes["out"] == big
+    kwargs = {"stage": 3, "dtype": "bf16", "rows": 1, "length": 4096, "processes": 8}
+    wanted = {
+        "policy": training(big, head=True, **kwargs),  # type: ignore[arg-type]
+        "critic": training(small, head=False, **kwargs),  # type: ignore[arg-type]
+        "reference": scoring(big, dtype="bf16", head=True),
+        "helpful": scoring(small, dtype="bf16", head=False),
+        "safety": scoring(small, dtype="bf16", head=False),
+        "sampler": sampling(big, dtype="bf16", slots=64, length=4096),
+    }
+    assert found == {name: memory.device / GIB for name, memory in wanted.items()}
+
+
+def test_a_pair_is_two_rows() -> None:
+    values = {
+        "stage": "reward",
+        "policy": "p",
+        "data": {"main": ["a.jsonl"]},
+        "held_out": {},
+        "margins": "none",
+        "batch": {"rows": 8, "micro_rows": 4, "length": 128},
+        "optim": {
+            "lr": 1, "betas": [0.9, 0.95], "eps": 1e-5, "weight_decay": 0, "clip": 1, "schedule": "constant"
+        },
+        "zero": {"stage": 0, "dtype": "fp32"},
+    }  # fmt: skip
+    found = estimate(make_task(values, "r", Path("out")), {"p": PRESETS["tiny-1m"]})
+    whole = training(PRESETS["tiny-1m"], stage=0, dtype="fp32", rows=8, length=128, head=False)
+    assert found == {"training": whole.device / GIB}
+
+
+def test_an_unknown_size_is_not_guessed() -> None:
+    values = {"stage": "ghost", "policy": "nowhere", "prompts": "p", "constraints": "c", "dialogs": 1, "turns": [2]}
+    task = make_task({**values, "sampling": {"max_new_tokens": 4}}, "g", Path("out"))
+    assert estimate(task, {}) is None
+
+
+def test_sizes_are_handed_down_a_pipeline_that_has_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [str(line) for line in check(RECIPES / "world" / "pipeline.yaml", [])]
+    assert sum("memory of each process" in line for line in lines) == sum(
+        ": the recipe is good" in line and ": world: " not in line for line in lines
+    )
