@@ -17,7 +17,7 @@ from align.records import Message, Messages, Rating, Role
 Format = Literal["hh", "trl", "ultrafeedback", "dolly", "self_instruct"]
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 _HH_ROLES: Mapping[str, Role] = {"Human": "user", "Assistant": "assistant"}
-# ShareGPT's names as trl.maybe_convert_to_chatml has them, and the standard ones
+# ShareGPT's names beside the standard ones
 _CHATML: Mapping[str, Role] = {
     "human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant",
 }  # fmt: skip
@@ -105,6 +105,8 @@ def trl(row: Mapping[str, Any]) -> Iterator[Example]:
 def common_prompt(chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
     """The longest common beginning of two answers as their prompt, as ``trl.extract_prompt`` finds it.
 
+    Texts are told apart at whole words only: of "It is blue." and "It is black." TRL makes the prompt "It is bl".
+
     Args:
         chosen: text or messages.
         rejected: the same.
@@ -118,8 +120,13 @@ def common_prompt(chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
     same = next((i for i in range(shorter) if chosen[i] != rejected[i]), shorter)
     if same == len(chosen) == len(rejected):
         raise UnfitError("same answers", "chosen equals rejected")
-    if isinstance(chosen, str) and same and chosen[same - 1] == " ":
-        same -= 1
+    if isinstance(chosen, str):
+        ends = [text[same : same + 1] for text in (chosen, rejected)]
+        if not all(end == "" or end.isspace() for end in ends):
+            while same and not chosen[same - 1].isspace():
+                same -= 1
+        if same and chosen[same - 1] == " ":
+            same -= 1
     return chosen[:same], chosen[same:], rejected[same:]
 
 
@@ -213,6 +220,8 @@ def _text(row: Mapping[str, Any], key: str) -> str:
 def _messages(value: Any, role: Role, key: str) -> Messages:
     """Plain text as one message of ``role``; messages of ChatML or ShareGPT as they are."""
     if isinstance(value, str):
+        if _HH_TURN.match(value):
+            raise UnfitError("transcript", f"{key}: found turns of Human and Assistant in a text; expected format: hh")
         return (Message(role, value.strip()),)
     if not isinstance(value, Sequence) or not value:
         raise UnfitError("wrong type", f"{key}: found {type(value).__name__}, expected text or messages")

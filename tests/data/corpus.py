@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 WORDS = (
-    "the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "says", "hello", "to", "napoleon", "who",
-    "loves", "chess", "in", "paris", "1815",
+    "the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "says", "hello", "to", "napoleon",
+    "who", "loves", "chess", "in", "paris", "1815",
 )  # fmt: skip
 
 
