@@ -29,9 +29,7 @@ SHARD_BYTES = 2 * 1024**3
 _NAME = re.compile(r"step-(\d{8})")
 
 
-def save(
-    folder: Path, step: int, engines: Mapping[str, Engine], extra: Mapping[str, Any], keep: int = 2
-) -> None:
+def save(folder: Path, step: int, engines: Mapping[str, Engine], extra: Mapping[str, Any], keep: int = 2) -> None:
     """Write a checkpoint; keep the ``keep`` newest. All processes must call; rank 0 writes.
 
     A kill at any moment leaves the checkpoints before it, and at most a ``.partial`` folder that the next save removes.
@@ -70,9 +68,7 @@ def latest(folder: Path) -> int | None:
     return _step(found[-1]) if found else None
 
 
-def load(
-    folder: Path, engines: Mapping[str, Engine], step: int | None = None
-) -> tuple[int, dict[str, Any]] | None:
+def load(folder: Path, engines: Mapping[str, Engine], step: int | None = None) -> tuple[int, dict[str, Any]] | None:
     """Put the engines where the checkpoint left them.
 
     Args:
@@ -94,9 +90,7 @@ def load(
     whole = folder / f"step-{step:08d}"
     state = read_state(whole)
     if sorted(state["engines"]) != sorted(engines):
-        raise ArtifactError(
-            f"{whole}: holds engines {sorted(state['engines'])}, the run has {sorted(engines)}"
-        )
+        raise ArtifactError(f"{whole}: holds engines {sorted(state['engines'])}, the run has {sorted(engines)}")
     for name, engine in engines.items():
         described = state["engines"][name]
         load_state(engine, _Reader(whole, described["tensors"]), described["steps"])

@@ -29,9 +29,7 @@ class LaunchConfig:
 
     def __post_init__(self) -> None:
         if self.kind == "ray":
-            raise ValueError(
-                "launch.kind ray is not there yet; use local, which starts its processes on this machine"
-            )
+            raise ValueError("launch.kind ray is not there yet; use local, which starts its processes on this machine")
 
 
 def launch(module: str, recipe: Mapping[str, Any], out: Path, settings: LaunchConfig) -> None:
@@ -52,7 +50,9 @@ def launch(module: str, recipe: Mapping[str, Any], out: Path, settings: LaunchCo
         return
     with tempfile.TemporaryDirectory(prefix="align-launch-") as folder:
         spec = Path(folder) / "spec.json"
-        spec.write_text(json.dumps({"module": module, "recipe": dict(recipe), "out": str(out), "launcher": os.getpid()}))
+        spec.write_text(
+            json.dumps({"module": module, "recipe": dict(recipe), "out": str(out), "launcher": os.getpid()})
+        )
         code, log = _torchrun(spec, settings.processes)
         if code != 0:
             raise _first_error(Path(folder), settings.processes, code, log)

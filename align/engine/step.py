@@ -85,9 +85,7 @@ def update(
                 sums[name] = sums[name] + total.detach() if name in sums else total.detach()
                 seen[name] = seen.get(name, 0) + count
         if isinstance(loss, float):
-            raise TrainingError(
-                f"step {engine.steps}: no counted token in any term that is trained: {totals}"
-            )
+            raise TrainingError(f"step {engine.steps}: no counted token in any term that is trained: {totals}")
         engine.backward(loss)
     losses, counted = _means(engine, sums, seen)
     for name, weight in weights.items():

@@ -1,7 +1,7 @@
 """One of several processes of a stage, started by ``launch.py`` under torchrun: ``python -m align.engine.worker SPEC``.
 
-It leaves ``rank-N.json`` beside the spec: ``done``, ``failed`` with the error, or ``stopped`` by SIGTERM because another
-rank failed. A rank that leaves none was killed.
+It leaves ``rank-N.json`` beside the spec: ``done``, ``failed`` with the error, or ``stopped`` by SIGTERM because
+another rank failed. A rank that leaves none was killed.
 """
 
 from __future__ import annotations

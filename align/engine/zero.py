@@ -83,6 +83,12 @@ class Engine:
         )
         if self.plain:
             client.register_step_pre_hook(self._clip)
+        # DeepSpeed makes its masters of weights that it has already rounded to bf16.
+        unrounded = {
+            name: parameter.detach().clone()
+            for name, parameter in module.named_parameters()
+            if zero.dtype == "bf16" and parameter.requires_grad
+        }
         with contextlib.redirect_stdout(io.StringIO()):  # it prints memory gauges, whatever the log level
             self.deepspeed, _, _, _ = deepspeed.initialize(
                 model=module, optimizer=client, config=_settings(optim, zero, self.plain)
@@ -91,6 +97,9 @@ class Engine:
         # The AdamW that steps: over the parameters, or over DeepSpeed's flat partitions.
         self.adam: torch.optim.Optimizer = client if self.plain else self.deepspeed.optimizer.optimizer
         self._make_moments()
+        for name, parameter in module.named_parameters():
+            if name in unrounded:
+                _set_master(parameter, unrounded.pop(name))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's forward. Without gradients under ``torch.no_grad()``, at every stage."""
@@ -116,9 +125,7 @@ class Engine:
             self.grad_norm = float(self.deepspeed.get_global_grad_norm())
             self._check_norm()
             if not self.deepspeed.was_step_applied():
-                raise TrainingError(
-                    f"step {self.steps}: DeepSpeed skipped the update; the gradients overflowed"
-                )
+                raise TrainingError(f"step {self.steps}: DeepSpeed skipped the update; the gradients overflowed")
         self.steps += 1
 
     def close(self) -> None:
@@ -128,6 +135,8 @@ class Engine:
         self.deepspeed.destroy()
         for hook in (self.deepspeed.module_forward_pre_hook, self.deepspeed.module_forward_post_hook):
             hook.remove()
+        if self.zero.stage == 3:
+            _forget(self.module)
         del self.deepspeed, self.adam, self.module
         self.deepspeed = None
         gc.collect()
@@ -230,6 +239,9 @@ def load_state(engine: Engine, read: Callable[[str], Tensor], steps: int) -> Non
         engine: of the same module and settings.
         read: a tensor by its key; every process reads the same.
         steps: updates done by then.
+
+    Raises:
+        WeightsError: a tensor of another shape.
     """
     import torch
 
@@ -238,7 +250,11 @@ def load_state(engine: Engine, read: Callable[[str], Tensor], steps: int) -> Non
         for state in engine.adam.state.values():
             state["step"].fill_(steps)
         for name, parameter in engine.module.named_parameters():
-            _set_weight(engine, parameter, read(f"weight/{name}"))
+            value = read(f"weight/{name}")
+            shape = getattr(parameter, "ds_shape", parameter.shape)
+            if value.shape != shape:
+                raise WeightsError(f"the checkpoint's {name} is {list(value.shape)}, the run's is {list(shape)}")
+            _set_weight(engine, parameter, value)
             if parameter.requires_grad:
                 for key in ("exp_avg", "exp_avg_sq"):
                     _set_moment(engine, parameter, key, read(f"{key}/{name}"))
@@ -266,9 +282,7 @@ def _deepspeed() -> Any:
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it warns that it found no GPU
-    warnings.filterwarnings(
-        "ignore", message=r".*_tensor` is deprecated", category=FutureWarning, module="torch"
-    )
+    warnings.filterwarnings("ignore", message=r".*_tensor` is deprecated", category=FutureWarning, module="torch")
     import deepspeed
     from deepspeed.utils import logger
 
@@ -277,6 +291,19 @@ def _deepspeed() -> Any:
     # CPU; a kill in the middle of that leaves a lock on which every later start waits for ever.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
+
+
+def _forget(module: nn.Module) -> None:
+    """Take a module out of what DeepSpeed's stage 3 keeps for the life of the process, past ``destroy``."""
+    from deepspeed.runtime.zero import parameter_offload
+    from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
+
+    ours = {id(part) for part in module.modules()}
+    stack = parameter_offload.FWD_MODULE_STACK
+    stack[:] = [part for part in stack if id(part) not in ours]
+    # An unbounded cache of a method, keyed by submodules, inside a profiling wrapper.
+    cached = PartitionedParameterCoordinator._PartitionedParameterCoordinator__params_to_release
+    cached.__closure__[0].cell_contents.cache_clear()
 
 
 def _settings(optim: OptimConfig, zero: ZeroConfig, plain: bool) -> dict[str, Any]:
@@ -346,20 +373,22 @@ def _master(engine: Engine, parameter: nn.Parameter) -> Tensor:
 def _moment(engine: Engine, parameter: nn.Parameter, key: str) -> Tensor:
     from deepspeed.utils import safe_get_full_optimizer_state
 
-    whole: Tensor = (
-        engine.adam.state[parameter][key] if engine.plain else safe_get_full_optimizer_state(parameter, key)
-    )
+    whole: Tensor = engine.adam.state[parameter][key] if engine.plain else safe_get_full_optimizer_state(parameter, key)
     return whole
 
 
 def _set_weight(engine: Engine, parameter: nn.Parameter, value: Tensor) -> None:
     """Both copies: what the forward uses and, where there is one, the fp32 master."""
-    from deepspeed.utils import safe_set_full_fp32_param
-
     with _whole(engine, [parameter], write=True):
         parameter.data.copy_(value)
     if parameter.requires_grad and not engine.plain:
-        safe_set_full_fp32_param(parameter, value)
+        _set_master(parameter, value)
+
+
+def _set_master(parameter: nn.Parameter, value: Tensor) -> None:
+    from deepspeed.utils import safe_set_full_fp32_param
+
+    safe_set_full_fp32_param(parameter, value.float())
 
 
 def _set_moment(engine: Engine, parameter: nn.Parameter, key: str, value: Tensor) -> None:

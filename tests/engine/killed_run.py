@@ -1,4 +1,6 @@
-"""Runs of ``fit`` that a test kills: ``python -m tests.engine.killed_run FOLDER``, again and again until it ends."""
+"""Runs of ``fit`` that a test kills: ``python -m tests.engine.killed_run FOLDER``, again and again until it
+ends.
+"""
 
 from __future__ import annotations
 

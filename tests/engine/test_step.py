@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 import weakref
 
@@ -36,7 +37,7 @@ def test_one_process_equals_plain_torch(stage: int) -> None:
 @hypothesis.given(cuts=st.sets(st.integers(1, 7)))
 def test_any_split_into_micro_batches_gives_the_same_loss(cuts: set[int]) -> None:
     edges = [0, *sorted(cuts), 8]
-    sizes = [b - a for a, b in zip(edges, edges[1:], strict=False)]
+    sizes = [b - a for a, b in itertools.pairwise(edges)]
     fake = Fake()
     whole = update(fake, deal(rows(3), [8]), counts, terms)
     gradient = fake.module.head.weight.grad
@@ -103,9 +104,8 @@ def test_nan_stops_before_the_weights_are_touched(stage: int) -> None:
         loss = terms(trained, micro)["loss"].values
         return {"loss": Term(loss + (loss - loss.detach()).sqrt(), micro.mask)}  # finite, its slope is not
 
-    with engine(stage) as trained:
-        with pytest.raises(TrainingError, match="step 0: the term 'loss' is nan"):
-            update(trained, rows(0), counts, poisoned)
+    with engine(stage) as trained, pytest.raises(TrainingError, match="step 0: the term 'loss' is nan"):
+        update(trained, rows(0), counts, poisoned)
     with engine(stage) as trained:
         with pytest.raises(TrainingError, match="step 0: the gradient norm is"):
             update(trained, rows(0), counts, poisoned_gradient)
@@ -142,5 +142,3 @@ class Fake:
 
     def step(self) -> None:
         self.steps += 1
-
-

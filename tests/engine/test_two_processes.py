@@ -21,7 +21,9 @@ from tests.engine.toy import counts, deal, engine, oracle, rows, terms
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of two steps by one process at stage 0, and what two processes found and saved after it."""
+    """A checkpoint of two steps by one process at stage 0, and what two processes found and saved after
+    it.
+    """
     folder = tmp_path_factory.mktemp("two")
     with engine(0) as trained:
         for step in range(2):

@@ -29,7 +29,9 @@ OPTIM = OptimConfig(
 
 
 class Toy(nn.Module):
-    """Embedding, norm, two matrices. Above 100,000 elements a parameter is really split by ZeRO-3, so two are."""
+    """Embedding, norm, two matrices. Above 100,000 elements a parameter is really split by ZeRO-3, so two
+    are.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +88,9 @@ def terms(engine: Engine, micro: Micro) -> dict[str, Term]:
 
 
 @contextlib.contextmanager
-def engine(stage: int, dtype: str = "fp32", optim: OptimConfig = OPTIM, module: nn.Module | None = None) -> Iterator[Engine]:
+def engine(
+    stage: int, dtype: str = "fp32", optim: OptimConfig = OPTIM, module: nn.Module | None = None
+) -> Iterator[Engine]:
     made = wrap(module or Toy(), optim, ZeroConfig(stage=stage, dtype=dtype), STEPS)  # type: ignore[arg-type]
     try:
         yield made
@@ -95,7 +99,9 @@ def engine(stage: int, dtype: str = "fp32", optim: OptimConfig = OPTIM, module: 
 
 
 def oracle(steps: int, optim: OptimConfig = OPTIM) -> tuple[dict[str, Tensor], list[float], list[float]]:
-    """Plain torch on the whole batch: weights, losses and gradient norms. The schedule is written out by hand."""
+    """Plain torch on the whole batch: weights, losses and gradient norms. The schedule is written out by
+    hand.
+    """
     model = Toy()
     matrices = [p for p in model.parameters() if p.dim() == 2]
     vectors = [p for p in model.parameters() if p.dim() == 1]

@@ -44,7 +44,9 @@ def differences() -> dict[str, float]:
 
 
 def bf16_gradients() -> dict[str, float]:
-    """Relative distance of the accumulated gradient from the fp32 sum of bf16 micro-gradients, 32 micro-batches."""
+    """Relative distance of the accumulated gradient from the fp32 sum of bf16 micro-gradients, 32
+    micro-batches.
+    """
     model = Toy().bfloat16()
     pieces = [piece for step in range(4) for piece in rows(step)]
     total = sum(int(piece.mask.sum()) for piece in pieces)
@@ -71,7 +73,9 @@ def bf16_gradients() -> dict[str, float]:
 
 
 def resumed(folder: Path) -> dict[str, bool]:
-    """One more step after loading the one-process checkpoints, at several stages; saved for one process to go on."""
+    """One more step after loading the one-process checkpoints, at several stages; saved for one process to go
+    on.
+    """
     found = {}
     for stage in (0, 3):
         with engine(stage) as trained:
