@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from os.path import commonprefix
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,8 @@ def test_implicit_prompt_equals_trls(pair: tuple[Any, Any]) -> None:
     assert [prompt + rest for rest in rests] == [chosen, rejected]
     text = isinstance(chosen, str)
     if text:  # whole words in common, found another way
-        assert prompt == " ".join(commonprefix([chosen.split(" "), rejected.split(" ")]))
+        words = zip(chosen.split(" "), rejected.split(" "), strict=False)
+        assert prompt == " ".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], words))
     shorter = min(len(chosen), len(rejected))
     if chosen[:shorter] == rejected[:shorter] or chosen[0] != rejected[0]:
         return  # TRL's loop ends without a difference, or looks at item -1: its answer means nothing there
