@@ -110,18 +110,18 @@ def scoring(config: LlamaConfig, *, dtype: Dtype, head: bool) -> Memory:
 def activations(config: LlamaConfig, dtype: Dtype, rows: int, length: int, packed: bool = True) -> int:
     """Bytes that the backbone keeps for backward; ``packed`` rows keep one [T, T] mask each."""
     size, dim, kv = BYTES[dtype], config.dim, config.n_kv_heads * config.head_dim
-    norm = 4 * dim + 4 + 2 * size * dim  # input and 1/rms in fp32, normalised, scaled
-    attention = size * (2 * dim + 2 * kv) + 4 * config.n_heads  # q, mixed, k, v; log-sum-exp in fp32
-    mlp = size * 4 * config.ffn_dim  # gate, silu(gate), up, their product
+    norm = 4 * dim + 4 + size * dim  # input and 1/rms in fp32, normalised
+    attention = size * (3 * dim + 2 * kv) + 4 * config.n_heads  # input, q, mixed, k, v; log-sum-exp in fp32
+    mlp = size * (dim + 4 * config.ffn_dim)  # input, gate, silu(gate), up, their product
     token = config.n_layers * (2 * norm + attention + mlp) + norm
     mask = size * length if packed else 0
     return rows * length * (token + mask)
 
 
 def logits(config: LlamaConfig, dtype: Dtype, tokens: int) -> int:
-    """Bytes of the head's output on counted ``tokens`` and of what its loss keeps: three fp32 copies."""
+    """Bytes of the head's input and output on counted ``tokens`` and of what its loss keeps: three fp32 copies."""
     size = BYTES[dtype]
-    return tokens * config.vocab_size * (12 + (size if size < 4 else 0))
+    return tokens * (config.dim * size + config.vocab_size * (12 + (size if size < 4 else 0)))
 
 
 def lora_parameters(config: LlamaConfig, lora: LoraConfig) -> int:
