@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,9 +25,10 @@ class _Call:
     future: actors.Future
     number: int
     what: str  # named in messages
+    limit: float  # seconds, from when it is its actor's first
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Member:
     actor: Any
     calls: deque[_Call] = field(default_factory=deque)  # in the order they run
@@ -43,6 +45,7 @@ class Fleet:
         size: int,
         placement: actors.Placement,
         timeout: float,
+        start_timeout: float,
         retries: int,
         in_flight: int,
     ) -> None:
@@ -52,11 +55,13 @@ class Fleet:
             make: makes the object an actor holds, in the actor's process.
             size: actors.
             placement: what each asks of the cluster.
-            timeout: seconds a call may take once it is an actor's first; coming up is a call.
+            timeout: seconds a call may take once it is its actor's first.
+            start_timeout: seconds an actor may take to come up and make its object.
             retries: how often a call is dealt anew after its actor was lost or silent.
             in_flight: calls an actor holds at once.
         """
-        self.make, self.placement, self.timeout = make, placement, timeout
+        self.make, self.placement = make, placement
+        self.timeout, self.start_timeout = timeout, start_timeout
         self.retries, self.in_flight = retries, in_flight
         self.preparation: tuple[str, tuple[Any, ...]] | None = None
         self.replaced = 0
@@ -68,11 +73,11 @@ class Fleet:
         for member in self.members:
             self._submit(member, PREPARE, method, method, *args)
         before, self.preparation = self.preparation, (method, args)
-        try:
-            self.run(method, [])
-        except AlignError:
-            self.preparation = before
-            raise
+        with ExitStack() as undo:
+            undo.callback(self._restart, self.members)
+            undo.callback(setattr, self, "preparation", before)
+            self._deal(method, [])
+            undo.pop_all()
 
     def run(
         self,
@@ -96,18 +101,38 @@ class Fleet:
             AlignError: what the first call that raised an AlignError raised.
             RolloutError: a call raised something else, or lost its actor or timed out too often; with the cause.
         """
+        with ExitStack() as undo:
+            undo.callback(self.abandon)
+            values = self._deal(method, work, on_done, what)
+            undo.pop_all()
+        return values
+
+    def abandon(self) -> None:
+        """Leave all calls under way: kill and restart the actors that have any."""
+        self._restart([member for member in self.members if member.calls])
+
+    def close(self) -> None:
+        """End the actors."""
+        for member in self.members:
+            actors.kill(member.actor)
+        self.members = []
+
+    def _deal(
+        self,
+        method: str,
+        work: Sequence[tuple[Any, ...]],
+        on_done: Callable[[int, Any], None] | None = None,
+        what: Callable[[int], str] | None = None,
+    ) -> list[Any]:
         waiting = deque(range(len(work)))
         values: dict[int, Any] = {}
         self.lost.clear()
-
-        def name(number: int) -> str:
-            return f"{method}({what(number) if what else number})"
-
         while waiting or any(member.calls for member in self.members):
             for member in self.members:
                 while waiting and len(member.calls) < self.in_flight:
                     number = waiting.popleft()
-                    self._submit(member, number, name(number), method, *work[number])
+                    name = f"{method}({what(number) if what else number})"
+                    self._submit(member, number, name, method, *work[number])
             for place, member in enumerate(self.members):
                 again = self._gather(place, member, values, on_done)
                 waiting.extendleft(reversed(again))
@@ -132,19 +157,18 @@ class Fleet:
                 values[call.number] = value
                 if on_done:
                     on_done(call.number, value)
-        if member.calls and time.monotonic() - member.since > self.timeout:
-            return self._replace(place, f"did not answer within {self.timeout:g} s")
+        if member.calls and time.monotonic() > member.since + member.calls[0].limit:
+            return self._replace(place, f"did not answer within {member.calls[0].limit:g} s")
         return []
 
     def _wait(self) -> None:
         """Until an actor's first call is done or the next is due."""
         busy = [member for member in self.members if member.calls]
         if busy:
-            due = min(member.since for member in busy) + self.timeout
+            due = min(member.since + member.calls[0].limit for member in busy)
             actors.wait([member.calls[0].future for member in busy], due - time.monotonic() + 0.01)
 
     def _fail(self, place: int, call: _Call, cause: BaseException | None) -> None:
-        self.abandon()
         if isinstance(cause, AlignError):
             raise cause
         name = type(cause).__name__
@@ -159,28 +183,20 @@ class Fleet:
         key = suspect.number if suspect.number != PREPARE else -2 - place
         self.lost[key] += 1
         if self.lost[key] > self.retries:
-            self.abandon()
             raise RolloutError(f"actor {place} {why}, at {suspect.what}; {self.lost[key]} actors were lost so")
         self.replaced += 1
         self.members[place] = self._start()
         return [call.number for call in member.calls if call.number != PREPARE]
 
-    def abandon(self) -> None:
-        """Leave all calls under way: kill and restart the actors that have any."""
+    def _restart(self, members: Sequence[_Member]) -> None:
         for place, member in enumerate(self.members):
-            if member.calls:
+            if member in members:
                 actors.kill(member.actor)
                 self.members[place] = self._start()
 
-    def close(self) -> None:
-        """End the actors."""
-        for member in self.members:
-            actors.kill(member.actor)
-        self.members = []
-
     def _start(self) -> _Member:
         actor, coming = actors.start(self.make, self.placement)
-        member = _Member(actor, deque([_Call(coming, PREPARE, "starting")]), time.monotonic())
+        member = _Member(actor, deque([_Call(coming, PREPARE, "starting", self.start_timeout)]), time.monotonic())
         if self.preparation:
             method, args = self.preparation
             self._submit(member, PREPARE, method, method, *args)
@@ -189,4 +205,4 @@ class Fleet:
     def _submit(self, member: _Member, number: int, what: str, method: str, *args: Any) -> None:
         if not member.calls:
             member.since = time.monotonic()
-        member.calls.append(_Call(actors.submit(member.actor, method, *args), number, what))
+        member.calls.append(_Call(actors.submit(member.actor, method, *args), number, what, self.timeout))

@@ -48,7 +48,8 @@ class PoolConfig:
     device: str = "cpu"
     chunk: Count = 256  # requests, or rows to score, in a call
     in_flight: Count = 2  # calls an actor holds at once
-    timeout_s: Positive = 600.0  # a call, coming up and taking weights included
+    timeout_s: Positive = 600.0  # of a call: sampling or scoring a chunk, taking weights
+    start_timeout_s: Positive = 300.0  # of coming up and loading the first weights
     retries: Annotated[int, pydantic.Field(ge=0)] = 2  # of a call whose actor was lost or silent
     address: str | None = None  # of a running cluster; none starts one on this machine
     cpus: Annotated[float, pydantic.Field(ge=0)] = 1.0  # an actor asks of the cluster
@@ -195,6 +196,7 @@ def _fleet(make: Any, config: PoolConfig) -> Iterator[Fleet]:
             size=config.actors,
             placement=actors.Placement(config.cpus, config.gpus),
             timeout=config.timeout_s,
+            start_timeout=config.start_timeout_s,
             retries=config.retries,
             in_flight=config.in_flight,
         )

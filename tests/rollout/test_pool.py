@@ -1,0 +1,184 @@
+"""Pools over Ray: the same answers whatever happens to the actors, and plain words where it cannot go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from align.config import parse, to_plain
+from align.errors import ArtifactError, DataError, RecipeError, RolloutError, WeightsError
+from align.model.weights import save_policy, save_scorer
+from align.records import Request, Rollout
+from align.rollout import actors
+from align.rollout.backend import SamplingConfig
+from align.rollout.fleet import Fleet
+from align.rollout.pool import PoolConfig, RayPool, deal, end_of_answer, open_pool, open_scorers
+from align.rollout.sync import hand_over
+from tests.fakes import TINY, FakeBackend, UnluckyBackend, tiny_llama, tiny_scorer, unmakeable
+from tests.rollout.test_local import prompts, requests, words
+
+SAMPLING = SamplingConfig(max_new_tokens=12)
+WORK = [Request(i, (1, i), k, 5, 6) for i in range(10) for k in range(2)]
+RIGHT = FakeBackend().generate(WORK, SAMPLING)
+RAY = PoolConfig(kind="ray", actors=2, chunk=8, timeout_s=120)
+
+
+@contextmanager
+def fleet(make: Callable[[], Any], size: int = 2, timeout: float = 120, retries: int = 2) -> Iterator[Fleet]:
+    made = Fleet(
+        make,
+        size=size,
+        placement=actors.Placement(1, 0),
+        timeout=timeout,
+        start_timeout=120,
+        retries=retries,
+        in_flight=2,
+    )
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("policies") / "chat"
+    save_policy(tiny_llama(), TINY, folder)
+    return folder
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_actors_answer_as_the_engine_does_in_order_and_take_weights(policy: Path, tmp_path: Path) -> None:
+    work = requests(prompts(14), samples=4)
+    with open_pool(policy, PoolConfig(slots=16)) as alone:
+        expected = alone.generate(work, SAMPLING)
+        alone.load_weights(dict(tiny_llama(seed=1).named_parameters()), "1")
+        later = alone.generate(work, SAMPLING)
+    told: list[Rollout] = []
+    with open_pool(policy, RAY) as pool:
+        found = pool.generate(work, SAMPLING, told.append)
+        assert words(found) == words(expected)
+        assert sorted(words(told)) == sorted(words(expected))
+        assert {r.version for r in found} == {"chat"}
+        for a, b in zip(found, expected, strict=True):
+            assert a.logprobs == pytest.approx(b.logprobs, abs=2e-5)
+
+        cost = hand_over(tiny_llama(seed=1).named_parameters(), pool, "1")
+        assert cost.size == 4 * TINY.parameters()
+        found = pool.generate(work, SAMPLING)
+        assert words(found) == words(later) != words(expected)
+        assert {r.version for r in found} == {"1"}
+
+        with pytest.raises(DataError, match="prompt 3: found 96 tokens"):
+            pool.generate([Request(3, (1,) * 96)], SAMPLING)
+        with pytest.raises(WeightsError, match="nonsense"):
+            pool.load_weights({"nonsense": tiny_llama().lm_head.weight})
+        assert isinstance(pool, RayPool)
+        os.kill(actors.pid(pool.fleet.members[0].actor), signal.SIGKILL)
+        assert words(pool.generate(work, SAMPLING)) == words(later)  # its successor has the pushed weights too
+        assert pool.fleet.replaced >= 1
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_scorers_score_as_one_does(tmp_path: Path) -> None:
+    save_scorer(tiny_scorer(), TINY, tmp_path)
+    rows = prompts(30, seed=2)
+    with open_scorers(tmp_path, PoolConfig()) as alone:
+        expected = alone.score(rows)
+    with open_scorers(tmp_path, RAY) as pool:
+        assert pool.score(rows) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize(("what", "timeout"), [("kill", 120.0), ("hang", 3.0)])
+def test_actors_lost_twice_change_nothing(what: str, timeout: float, tmp_path: Path) -> None:
+    told: list[Rollout] = []
+    with fleet(partial(UnluckyBackend, what, 7, tmp_path, times=2), timeout=timeout) as unlucky:
+        unlucky.prepare("load_weights", tmp_path, "v3")
+        found = RayPool(unlucky, chunk=3).generate(WORK, SAMPLING, told.append)
+        assert unlucky.replaced == 2
+    assert [r.tokens for r in found] == [r.tokens for r in RIGHT]
+    assert {r.version for r in found} == {"v3"}
+    assert len(told) == len(WORK)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_too_many_losses_tell_where_and_why() -> None:
+    with (
+        fleet(partial(UnluckyBackend, "kill", 4), retries=1) as doomed,
+        pytest.raises(RolloutError, match=r"was lost: .*at generate\(prompts 4 to 5\); 2 actors"),
+    ):
+        RayPool(doomed, chunk=4).generate(WORK, SAMPLING)
+    with (
+        fleet(partial(UnluckyBackend, "hang", 4), retries=0, timeout=3) as doomed,
+        pytest.raises(RolloutError, match=r"did not answer within 3 s, at generate\(prompts 4 to 5\)"),
+    ):
+        RayPool(doomed, chunk=4).generate(WORK, SAMPLING)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_the_first_error_is_surfaced_finished_work_is_kept_and_the_pool_goes_on() -> None:
+    told: list[Rollout] = []
+    with fleet(partial(UnluckyBackend, "raise", 9), size=1) as failing:
+        with pytest.raises(RolloutError, match=r"generate\(prompts 8 to 9\): ArithmeticError: the fake was told"):
+            RayPool(failing, chunk=4).generate(WORK, SAMPLING, told.append)
+        assert {r.prompt for r in told} == set(range(8))
+        assert RayPool(failing, chunk=4).generate(WORK[:4], SAMPLING) == RIGHT[:4]
+    with (
+        fleet(unmakeable) as failing,
+        pytest.raises(RolloutError, match="starting: FileNotFoundError: no such weights"),
+    ):
+        RayPool(failing, chunk=4).generate(WORK, SAMPLING)
+
+
+def test_work_is_dealt_whole_and_evenly() -> None:
+    assert [list(part) for part in deal(range(10), chunk=4, actors=1)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert [len(part) for part in deal(range(10), chunk=256, actors=2)] == [3, 3, 3, 1]
+    assert deal([], chunk=4, actors=2) == []
+
+
+def test_the_end_of_an_answer_is_read_from_the_folder(policy: Path, tmp_path: Path) -> None:
+    assert end_of_answer(policy) == 2
+    (tmp_path / "config.json").write_text('{"eos_token_id": [2, 32000]}')
+    assert end_of_answer(tmp_path) == [2, 32000]
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ArtifactError, match="eos_token_id: found None"):
+        end_of_answer(tmp_path)
+
+
+def test_settings_are_checked_and_free_of_heavy_packages() -> None:
+    assert parse(PoolConfig, to_plain(PoolConfig()), "pool") == PoolConfig()
+    with pytest.raises(RecipeError, match=r"slotz: unknown key.*slots"):
+        parse(PoolConfig, {"slotz": 4}, "pool")
+    with pytest.raises(RecipeError, match="top_p"):
+        parse(SamplingConfig, {"max_new_tokens": 4, "top_p": 0.0}, "sampling")
+    code = "import sys, align.rollout.pool, align.rollout.backend; print({'torch', 'ray'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.slow
+def test_a_pool_closes_the_ray_it_started_and_is_quiet(policy: Path) -> None:
+    code = f"""
+from pathlib import Path
+import ray
+from align.records import Request
+from align.rollout.backend import SamplingConfig
+from align.rollout.pool import PoolConfig, open_pool
+with open_pool(Path({str(policy)!r}), PoolConfig(kind="ray", actors=1)) as pool:
+    found = pool.generate([Request(0, (1, 7, 8))], SamplingConfig(max_new_tokens=4))
+    assert ray.is_initialized()
+assert not ray.is_initialized()
+print(len(found))
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
