@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
-import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from align import artifacts, provenance
+from align import artifacts
 from align.artifacts import (
     Manifest,
     ancestors,
@@ -22,8 +19,6 @@ from align.artifacts import (
     publish,
     read_manifest,
     work_dir,
-    write_json,
-    write_jsonl,
     write_text,
 )
 from align.errors import ArtifactError
@@ -35,63 +30,6 @@ def make(
     with building(out) as folder:
         write_text(folder / "sub" / "a.txt", text)
         return publish(folder, out, stage=stage, name=out.name, recipe=recipe or {"a": 1}, seed=3, **kwargs)
-
-
-def test_text_and_json_round_trip(tmp_path: Path) -> None:
-    write_text(tmp_path / "deep" / "a.txt", "é\n")
-    assert (tmp_path / "deep" / "a.txt").read_bytes() == "é\n".encode()
-    write_json(
-        tmp_path / "a.json", {"x": float("nan"), "y": [float("inf"), 1.5], "p": Path("q/r"), "t": (1,)}
-    )
-    assert json.loads((tmp_path / "a.json").read_text()) == {
-        "x": None,
-        "y": [None, 1.5],
-        "p": "q/r",
-        "t": [1],
-    }
-
-
-def test_scalars_of_numpy_are_numbers(tmp_path: Path) -> None:
-    numpy = pytest.importorskip("numpy")
-    write_json(tmp_path / "a.json", {"x": numpy.float32(0.5), "n": numpy.int64(3), "b": numpy.bool_(True)})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"x": 0.5, "n": 3, "b": True}
-
-
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
-def test_jsonl(tmp_path: Path, name: str) -> None:
-    rows = [{"a": "ü\u2028"}, {"b": 2}]
-    assert write_jsonl(tmp_path / name, iter(rows)) == 2
-    raw = (tmp_path / name).read_bytes()
-    text = gzip.decompress(raw) if name.endswith(".gz") else raw
-    assert [json.loads(line) for line in text.decode().split("\n") if line] == rows
-    write_jsonl(tmp_path / "again" / name, rows)
-    assert (tmp_path / "again" / name).read_bytes() == raw  # no time stamp, no file name in gzip's header
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "a.jsonl", [{"old": 1}])
-
-    def rows() -> Any:
-        yield {"new": 1}
-        raise KeyError("midway")
-
-    with pytest.raises(KeyError):
-        write_jsonl(tmp_path / "a.jsonl", rows())
-    assert (tmp_path / "a.jsonl").read_text() == '{"old": 1}\n'
-    assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
-
-
-def test_a_killed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    write_text(tmp_path / "a.txt", "old")
-    code = (
-        "import os, signal, sys; from pathlib import Path; from align.files import replacing\n"
-        "with replacing(Path(sys.argv[1])) as s:\n"
-        "    s.write(b'new'); s.flush(); os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.txt")]).returncode == -9
-    assert (tmp_path / "a.txt").read_text() == "old"
-    write_text(tmp_path / "a.txt", "newer")
-    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]  # what the killed one left was reused
 
 
 def test_the_manifest_says_what_was_made_from_what(tmp_path: Path) -> None:
@@ -280,60 +218,3 @@ def test_killed_before_the_manifest_the_old_one_stands(tmp_path: Path) -> None:
 
 def test_work_lies_beside_the_artifacts() -> None:
     assert work_dir(Path("runs/world/sft")) == Path("runs/world/work/sft")
-
-
-def test_the_commit_is_git_s_own() -> None:
-    repository = Path(provenance.__file__).parent.parent
-    if shutil.which("git") is None or not (repository / ".git").exists():
-        pytest.skip("not a git checkout, or no git to compare with")
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=repository, capture_output=True, text=True)
-    found = provenance.git_commit()
-    after = subprocess.run(["git", "rev-parse", "HEAD"], cwd=repository, capture_output=True, text=True)
-    assert found in (head.stdout.strip(), after.stdout.strip())  # someone may commit meanwhile
-
-
-@pytest.mark.parametrize("layout", ["none", "loose", "packed", "detached", "worktree", "unborn"])
-def test_the_commit_in_every_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str) -> None:
-    commit = "a" * 40
-    home, dot = tmp_path / "repo", tmp_path / "repo" / ".git"
-    (home / "align").mkdir(parents=True)
-    monkeypatch.setattr(provenance, "__file__", str(home / "align" / "provenance.py"))
-    if layout != "none":
-        write_text(dot / "HEAD", commit if layout == "detached" else "ref: refs/heads/main\n")
-    if layout == "loose":
-        write_text(dot / "refs/heads/main", f"{commit}\n")
-    if layout == "packed":
-        write_text(
-            dot / "packed-refs",
-            f"# pack-refs with: peeled\n{'b' * 40} refs/heads/x/main\n{commit} refs/heads/main\n",
-        )
-    if layout == "worktree":
-        dot.rename(tmp_path / "elsewhere")
-        write_text(tmp_path / "elsewhere/commondir", "../common\n")
-        write_text(tmp_path / "common/refs/heads/main", commit)
-        write_text(dot, f"gitdir: {tmp_path / 'elsewhere'}\n")
-    expected = None if layout in ("none", "unborn") else commit
-    above = any((folder / ".git").exists() for folder in tmp_path.parents)
-    if layout == "none" and above:
-        pytest.skip("the temporary folder itself lies in a checkout")
-    assert provenance.git_commit() == expected
-
-
-def test_secrets_by_name() -> None:
-    hidden = ["token", "hf_token", "HF_TOKEN", "password", "api_key", "apikey", "secret", "wandb_api_key"]
-    plain = ["tokens", "tokenizer", "max_new_tokens", "eos_token", "key", "secretary", "batch_tokens"]
-    found = provenance.hide_secrets({"list": [dict.fromkeys(hidden + plain, "v")]})["list"][0]
-    assert {key for key, value in found.items() if value == "***"} == set(hidden)
-    assert provenance.hide_secrets({"token": 5, "hf_token": None}) == {"token": 5, "hf_token": None}
-    assert provenance.recipe_digest({"token": "a"}) == provenance.recipe_digest({"token": "b"})
-
-
-def test_files_are_readable_by_others(tmp_path: Path) -> None:
-    write_text(tmp_path / "a", "x")
-    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o666 & ~_umask()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

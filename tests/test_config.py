@@ -132,9 +132,7 @@ def test_every_mistake_is_told_at_once() -> None:
 
 
 def test_a_missing_value_in_a_text_field_is_no_text() -> None:
-    assert (
-        mistake(data=[{"path": "???"}]) == "r.yaml: data.0.path: must be given (key=value or in the recipe)"
-    )
+    assert mistake(data=[{"path": "???"}]) == "r.yaml: data.0.path: must be given (key=value or in the recipe)"
 
 
 def test_a_union_of_sections_takes_the_one_that_fits() -> None:
@@ -228,9 +226,7 @@ def test_values_without_a_file() -> None:
         ("a: 1\n", ["a=[1"], "'a=[1': the value is not YAML"),
     ],
 )
-def test_mistakes_in_the_file_and_the_overrides(
-    tmp_path: Path, text: str, overrides: list[str], message: str
-) -> None:
+def test_mistakes_in_the_file_and_the_overrides(tmp_path: Path, text: str, overrides: list[str], message: str) -> None:
     with pytest.raises(RecipeError) as caught:
         read_yaml(write(tmp_path, text), overrides)
     said = str(caught.value).replace(f"{tmp_path}/", "")
