@@ -199,3 +199,7 @@ def _complain(error: AlignError) -> None:
 
 def _say(line: str) -> None:
     typer.echo(line)
+
+
+if __name__ == "__main__":
+    main()

@@ -42,7 +42,6 @@ class Recipe:
     seed: int = 0  # for ${seed}
     data: str | None = None  # for ${data}
     model: str | None = None  # for ${model}: a model from elsewhere
-    judge: str | None = None  # for ${judge}
     stages: Annotated[dict[str, StageEntry], pydantic.Field(min_length=1)]
 
     def __post_init__(self) -> None:

@@ -22,9 +22,10 @@ SIZES = ["7b", "13b", "34b", "70b"]
 # something of the right kind for what a recipe leaves to its user (???)
 FILL: dict[str, Any] = {
     "policy": "base", "helpful": "h", "safety": "s", "reference": "r", "prompts": "p.jsonl",
-    "constraints": "c.jsonl", "judge": "package.module:function", "policies": ["a"], "data": [{"path": "d.jsonl"}],
+    "constraints": "c.jsonl", "policies": ["a"], "data": [{"path": "d.jsonl"}],
     "data.main": ["m.jsonl"], "data.other": ["o.jsonl"], "held_out": {"set": "t.jsonl"}, "text.paths": ["t.txt"],
-    "dialogues": None,
+    "rewards.helpful": "h", "rewards.safety": "s", "rewards": {"helpful": "h", "safety": "s", "threshold": 0.15},
+    "jobs": [{"format": "hh", "path": "a.jsonl", "to": "preferences", "out": "a"}],
 }  # fmt: skip
 
 
@@ -55,7 +56,7 @@ def test_a_stage_s_recipe_is_good(path: Path) -> None:
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda p: p.parent.name)
 def test_a_pipeline_and_all_its_stages_are_good(path: Path) -> None:
     raw = load(path)
-    given = [f"{key}=given" for key in ("model", "data", "judge") if raw.get(key) == "???"]
+    given = [f"{key}=given" for key in ("model", "data") if raw.get(key) == "???"]
     pipeline = load_pipeline(path, given)
     assert [task.name for task in pipeline.tasks] == list(raw["stages"])
     assert pipeline.out.parent == Path("runs")
@@ -63,7 +64,7 @@ def test_a_pipeline_and_all_its_stages_are_good(path: Path) -> None:
 
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda p: p.parent.name)
 def test_the_seed_of_a_pipeline_reaches_every_stage(path: Path) -> None:
-    given = ["seed=41", "model=given", "data=given", "judge=given"]
+    given = ["seed=41", "model=given", "data=given"]
     assert {task.plain["seed"] for task in load_pipeline(path, given).tasks} == {41}
 
 

@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from align.commands.memory import estimate
-from align.errors import AlignError, DataError
+from align.errors import AlignError, DataError, nearest
 from align.model.config import LlamaConfig
 from align.runner import Task, load_task
 from align.values import leaves, load
 
-Kind = Literal["model", "text", "dialogs", "preferences", "prompts", "constraints"]
+# "foreign" is a file in someone else's format, which only the stage itself can read
+Kind = Literal["model", "text", "dialogs", "preferences", "prompts", "constraints", "foreign"]
 
 # what a stage's recipe names, by dotted key; `*` stands for any item
 USES: dict[str, dict[str, Kind]] = {
     "world": {},
-    "convert": {},
+    "convert": {"jobs.*.path": "foreign"},
     "pretrain": {"text.paths.*": "text"},
     "sft": {"policy": "model", "data.*.path": "dialogs"},
     "reward": {
@@ -34,8 +35,8 @@ USES: dict[str, dict[str, Kind]] = {
     "evaluate": {
         "policies.*": "model",
         "reference": "model",
-        "helpful": "model",
-        "safety": "model",
+        "rewards.helpful": "model",
+        "rewards.safety": "model",
         "prompts": "prompts",
         "dialogues.prompts": "prompts",
     },
@@ -116,6 +117,11 @@ def _data(path: str, kind: Kind, skip_bad: bool) -> str:
     }
     if path.startswith("hf:"):
         return "on the hub, read when the stage runs"
+    if kind == "foreign":
+        if not Path(path).is_file():
+            beside = [p.name for p in Path(path).parent.glob("*")]
+            raise DataError(f"{path}: no such file{nearest(Path(path).name, beside)}")
+        return f"{Path(path).stat().st_size / 2**20:.1f} MiB"
     skipped = schema.Skipped() if skip_bad else None
     rows = sum(1 for _ in readers[kind](path, skipped))
     if not rows:

@@ -103,7 +103,8 @@ def _trained(recipe: Any, model: LlamaConfig, rows: int, length: int, head: bool
 
 
 def _judges(recipe: Any) -> dict[str, str]:
-    named = {name: getattr(recipe, name, None) for name in ("helpful", "safety")}
+    holder = getattr(recipe, "rewards", recipe)
+    named = {name: getattr(holder, name, None) for name in ("helpful", "safety")}
     return {name: folder for name, folder in named.items() if folder is not None}
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from align.commands.memory import estimate
 from align.config import read_yaml
 from align.model.config import PRESETS
 from align.model.memory import sampling, scoring, training
+from align.pipeline import load_pipeline
 from align.runner import STAGES, make_task
+from align.values import leaves
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 GIB = 2**30
@@ -17,6 +20,15 @@ GIB = 2**30
 
 def test_check_knows_what_every_stage_uses() -> None:
     assert set(USES) >= {name for name, module in STAGES.items() if module.startswith("align.")}
+
+
+def test_every_pattern_is_a_key_of_some_shipped_pipeline() -> None:
+    given = ["model=given", "data=given"]
+    tasks = [task for path in RECIPES.glob("*/pipeline.yaml") for task in load_pipeline(path, given).tasks]
+    found = {(task.stage, key) for task in tasks for key, _ in leaves(task.plain)}
+    for stage, patterns in USES.items():
+        for pattern in patterns:
+            assert any(s == stage and fnmatchcase(key, pattern) for s, key in found), (stage, pattern)
 
 
 def test_ppo_holds_six_models() -> None:
