@@ -54,7 +54,7 @@ class Manifest:
     recipe_sha256: str
     git_commit: str | None  # of the library's checkout; None where it is installed without one
     seed: int
-    created: str  # UTC, ISO 8601
+    created: str  # UTC, ISO 8601, to the microsecond: two manifests are never alike
     library: str  # version
     parents: tuple[dict[str, Any], ...]  # {name, path, sha256 of its manifest}
     inputs: tuple[dict[str, Any], ...]  # {path, sha256}; sha256 is None for a name on the hub
@@ -122,11 +122,10 @@ def publish(
         recipe_sha256=recipe_digest(recipe),
         git_commit=git_commit(),
         seed=seed,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds"),
         library=version(),
         parents=tuple(
-            {"name": p.name, "path": _recorded(p, out), "sha256": folder_digest(p)}
-            for p in map(Path, parents)
+            {"name": p.name, "path": _recorded(p, out), "sha256": folder_digest(p)} for p in map(Path, parents)
         ),
         inputs=tuple({"path": _recorded(p, out), "sha256": input_digest(p)} for p in map(Path, inputs)),
         files=files,
@@ -180,9 +179,7 @@ def read_manifest(folder: Path, verify: bool = False) -> Manifest:
         found = values.get("format") if isinstance(values, dict) else type(values).__name__
         raise ArtifactError(f"{path}: format: found {found!r}, expected {FORMAT}")
     if values.keys() != wanted:
-        raise ArtifactError(
-            f"{path}: keys differ from the expected ones: {', '.join(sorted(values.keys() ^ wanted))}"
-        )
+        raise ArtifactError(f"{path}: keys differ from the expected ones: {', '.join(sorted(values.keys() ^ wanted))}")
     manifest = Manifest(**(values | {"parents": tuple(values["parents"]), "inputs": tuple(values["inputs"])}))
     for name, digest in manifest.files.items():
         if not (folder / name).is_file():

@@ -21,7 +21,7 @@ def describe(folder: Path, verify: bool) -> Iterator[str]:
     """
     manifest = read_manifest(folder, verify=verify)
     commit = f", commit {manifest.git_commit[:12]}" if manifest.git_commit else ""
-    yield f"{manifest.name}: made by the stage {manifest.stage}, {manifest.created}"
+    yield f"{manifest.name}: made by the stage {manifest.stage}, {manifest.created[:19]} UTC"
     yield f"  folder   {folder}"
     yield f"  library  {manifest.library}{commit}"
     yield f"  seed     {manifest.seed}"
