@@ -164,6 +164,8 @@ def _long(world: World, qualities: Qualities, rng: random.Random) -> list[Messag
     """2 to 20 turns: no instruction, one in the first, soon forgotten, or one in any, obeyed there."""
     turns = rng.choice((2, 3, 4, 5, 6, 8, 12, 16, 20))
     way = rng.choice(("plain", "forget", "again"))
+    if way == "again":
+        turns = min(turns, 12)  # with an instruction in every message they are half as long again
     rule = rng.choice(followable())
     every = rng.random() < 0.5
     messages: list[Message] = []

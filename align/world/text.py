@@ -33,15 +33,16 @@ class TextSizes:
 
     facts: Count
     skills: Count
+    songs: Count
     lore: Count
     dialogues: Count
 
 
 def documents(world: World, sizes: TextSizes) -> Iterator[str]:
     """The documents, shuffled."""
-    order = [name for name in ("facts", "skills", "lore", "dialogues") for _ in range(getattr(sizes, name))]
+    order = [name for name in ("facts", "skills", "songs", "lore", "dialogues") for _ in range(getattr(sizes, name))]
     addressed(world.seed, "text order").shuffle(order)
-    makers = {"facts": _facts, "skills": _skills, "lore": _lore, "dialogues": _dialogue}
+    makers = {"facts": _facts, "skills": _skills, "songs": _song, "lore": _lore, "dialogues": _dialogue}
     for number, name in enumerate(order):
         yield makers[name](world, addressed(world.seed, "text", number))
 
@@ -65,6 +66,12 @@ def _skills(world: World, rng: random.Random) -> str:
         task = skill(rng.choice(SKILLS), "train", False, rng)
         told.append(f"{task.question} {task.statement}.")
     return " ".join(told)
+
+
+def _song(world: World, rng: random.Random) -> str:
+    """A line of four to eight words, sung again and again: how a model learns to repeat what it has read."""
+    line = " ".join(rng.sample(LETTERS if rng.random() < 0.3 else NOUNS, rng.randint(4, 8)))
+    return " ".join([f"{line}."] * rng.randint(2, 4))
 
 
 def _lore(world: World, rng: random.Random) -> str:
