@@ -33,6 +33,7 @@ class Recipe:
     text: TextConfig
     vocab_size: Annotated[int, pydantic.Field(ge=300)]  # 256 byte pieces and 3 controls are among them
     model: LlamaConfig
+    init_std: Annotated[float, pydantic.Field(gt=0)] = 0.02  # of every matrix at the start
     batch: BatchConfig
     optim: OptimConfig
     zero: ZeroConfig
@@ -65,7 +66,7 @@ def run(recipe: Recipe, out: Path) -> None:
     rows = text_rows(tokenizer, texts, recipe.batch.length)
     batches = packed_batches(rows, recipe.batch, seed=recipe.seed, rank=dist.rank(), world=dist.world_size())
     model = Llama(recipe.model)
-    init_weights(model, recipe.seed)
+    init_weights(model, recipe.seed, recipe.init_std)
     engine = wrap(model, recipe.optim, recipe.zero, batches.steps)
     metrics = fit(
         engine,
