@@ -82,7 +82,7 @@ def load(folder: Path, engines: Mapping[str, Engine], step: int | None = None) -
     Raises:
         ArtifactError: other engines, a file or tensor missing, another shape.
     """
-    from align.engine.zero import load_state
+    from align.engine.zero_state import load_state
 
     step = latest(folder) if step is None else step
     if step is None:
@@ -142,7 +142,7 @@ class _Reader:
 
 def _write(partial: Path, name: str, engine: Engine) -> dict[str, Any]:
     """The engine's tensors in shards; which file holds which. Collective: every process walks, rank 0 writes."""
-    from align.engine.zero import state_tensors
+    from align.engine.zero_state import state_tensors
 
     files: dict[str, str] = {}
     shard: dict[str, Tensor] = {}

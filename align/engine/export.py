@@ -44,7 +44,7 @@ def export(
 
     from align.artifacts import building, publish, work_dir
     from align.engine import dist
-    from align.engine.zero import gathered
+    from align.engine.zero_state import gathered
     from align.model.weights import save_policy, save_scorer
 
     tensors = gathered(engine)  # on the main rank; elsewhere the iterator only takes part in the gathering

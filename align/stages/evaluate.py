@@ -103,6 +103,7 @@ def run(recipe: Recipe, out: Path) -> None:
     from align.engine.metrics import Metrics
     from align.model.config import read_config
     from align.model.weights import load_policy
+    from align.rollout.judge import RewardModels
     from align.rollout.local import LocalEngine
 
     work = work_dir(out)

@@ -176,7 +176,7 @@ class Loop:
 
         from align.data.stream import order
         from align.engine import dist
-        from align.engine.zero import copy_weights
+        from align.engine.zero_state import copy_weights
         from align.records import Request
         from align.rollout.experience import table
 

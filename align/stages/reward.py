@@ -58,7 +58,8 @@ def run(recipe: Recipe, out: Path) -> None:
     from align.engine import dist
     from align.engine.export import export
     from align.engine.fit import fit
-    from align.engine.zero import copy_weights, wrap
+    from align.engine.zero import wrap
+    from align.engine.zero_state import copy_weights
     from align.model.config import read_config
     from align.model.heads import Scorer, scorer_from_policy
     from align.model.weights import load_policy

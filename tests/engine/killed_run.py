@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from align.engine.fit import fit
-from align.engine.zero import gathered
+from align.engine.zero_state import gathered
 from tests.engine.toy import STEPS, Micro, counts, deal, engine, rows, terms
 
 RUNS = ((0, "fp32"), (0, "bf16"), (3, "fp32"), (3, "bf16"))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from align.engine import checkpoint
-from align.engine.zero import gathered
+from align.engine.zero_state import gathered
 from align.errors import ArtifactError
 from tests.engine.toy import Toy, engine
 

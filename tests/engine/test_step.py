@@ -13,7 +13,8 @@ import torch
 from hypothesis import strategies as st
 
 from align.engine.step import Term, update
-from align.engine.zero import Engine, gathered
+from align.engine.zero import Engine
+from align.engine.zero_state import gathered
 from align.errors import ShapeError, TrainingError
 from tests.engine.toy import Micro, Toy, counts, deal, engine, oracle, rows, terms, values
 

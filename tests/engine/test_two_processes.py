@@ -14,7 +14,7 @@ import torch
 
 from align.engine import checkpoint
 from align.engine.step import update
-from align.engine.zero import gathered
+from align.engine.zero_state import gathered
 from tests.conftest import REPO
 from tests.engine.toy import counts, deal, engine, oracle, rows, terms
 

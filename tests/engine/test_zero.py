@@ -10,7 +10,8 @@ from torch import nn
 from align.config import parse
 from align.engine.optim import OptimConfig
 from align.engine.step import Term, update
-from align.engine.zero import Engine, ZeroConfig, copy_weights, gathered, load_state, state_tensors
+from align.engine.zero import Engine, ZeroConfig
+from align.engine.zero_state import copy_weights, gathered, load_state, state_tensors
 from align.errors import RecipeError, WeightsError
 from tests.engine.toy import Micro, Toy, counts, deal, engine, oracle, rows, terms
 

@@ -10,7 +10,7 @@ import torch
 
 from align.engine import checkpoint, dist
 from align.engine.step import update
-from align.engine.zero import copy_weights, gathered, state_tensors
+from align.engine.zero_state import copy_weights, gathered, state_tensors
 from tests.engine.toy import Toy, counts, deal, engine, oracle, rows, terms
 
 # Rows per micro-batch on each rank: different numbers of micro-batches, rows and counted tokens.
