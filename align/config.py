@@ -52,9 +52,7 @@ def parse(cls: type[T], values: Mapping[str, Any], where: str) -> T:
             path = ".".join(map(str, steps))
             if path not in absent:
                 lines.setdefault(path, []).append(_explain(cls, steps, detail))
-    said = (
-        f"{path}: {' or '.join(dict.fromkeys(found))}".removeprefix(": ") for path, found in lines.items()
-    )
+    said = (f"{path}: {' or '.join(dict.fromkeys(found))}".removeprefix(": ") for path, found in lines.items())
     raise RecipeError("; ".join(f"{where}: {line}" for line in said))
 
 
@@ -88,11 +86,7 @@ def _explain(cls: type, steps: Sequence[Any], detail: Any) -> str:
     if kind == "literal_error" and isinstance(found, str):
         options = detail["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         message += nearest(found, options)
-    return (
-        f"{message}, found {found!r}"
-        if len(repr(found)) < 80
-        else f"{message}, found a {type(found).__name__}"
-    )
+    return f"{message}, found {found!r}" if len(repr(found)) < 80 else f"{message}, found a {type(found).__name__}"
 
 
 def _keys_at(cls: Any, steps: Sequence[Any]) -> list[str]:

@@ -32,9 +32,7 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     """
     count = 0
     with replacing(path) as stream:
-        packed = (
-            gzip.GzipFile(filename="", fileobj=stream, mode="wb", mtime=0) if path.suffix == ".gz" else None
-        )
+        packed = gzip.GzipFile(filename="", fileobj=stream, mode="wb", mtime=0) if path.suffix == ".gz" else None
         target = packed or stream
         for row in rows:
             target.write(json.dumps(jsonable(row), ensure_ascii=False, allow_nan=False).encode() + b"\n")

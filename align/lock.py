@@ -53,9 +53,7 @@ def _clear_if_dead(path: Path) -> None:
             f"if it is dead, delete {path}"
         )
     if _started(holder["pid"]) == holder["started"] is not None:
-        raise LaunchError(
-            f"{path.parent}: process {holder['pid']} works in this folder; wait for it or end it"
-        )
+        raise LaunchError(f"{path.parent}: process {holder['pid']} works in this folder; wait for it or end it")
     aside = path.with_name(f"{path.name}.{os.getpid()}.stale")
     with contextlib.suppress(FileNotFoundError):  # another run took the dead one's lock away first
         path.rename(aside)

@@ -12,17 +12,13 @@ from typing import Any
 
 from align.files import jsonable
 
-_SECRET = re.compile(
-    r"(?:^|_)(?:token|secret|password|passwd|api_?key|access_?key|credentials?)$", re.IGNORECASE
-)
+_SECRET = re.compile(r"(?:^|_)(?:token|secret|password|passwd|api_?key|access_?key|credentials?)$", re.IGNORECASE)
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token", "stop_token")
 
 
 def recipe_digest(recipe: Mapping[str, Any]) -> str:
     """SHA-256 of a resolved recipe, independent of the order of its keys and of its secrets."""
-    text = json.dumps(
-        jsonable(hide_secrets(recipe)), sort_keys=True, separators=(",", ":"), ensure_ascii=False
-    )
+    text = json.dumps(jsonable(hide_secrets(recipe)), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -57,9 +53,7 @@ def _head(dot: Path) -> str | None:
         return head or None
     ref = head.removeprefix("ref:").strip()
     common = dot / "commondir"
-    roots = [dot] + (
-        [(dot / common.read_text(encoding="utf-8").strip()).resolve()] if common.is_file() else []
-    )
+    roots = [dot] + ([(dot / common.read_text(encoding="utf-8").strip()).resolve()] if common.is_file() else [])
     for root in roots:
         if (root / ref).is_file():
             return (root / ref).read_text(encoding="utf-8").strip()

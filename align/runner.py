@@ -70,9 +70,7 @@ def load_task(path: Path, overrides: Sequence[str] = (), default_out: Path | Non
     return make_task(read_yaml(path, overrides), str(path), default_out)
 
 
-def make_task(
-    values: Mapping[str, Any], where: str, default_out: Path | None = None, name: str | None = None
-) -> Task:
+def make_task(values: Mapping[str, Any], where: str, default_out: Path | None = None, name: str | None = None) -> Task:
     """Check a stage's plain values; ``out`` among them is the artifact's folder."""
     values = dict(values)
     out = values.pop("out", None)
@@ -88,9 +86,7 @@ def make_task(
     recipe = parse(importlib.import_module(STAGES[stage]).Recipe, values, where)
     if place is None:
         raise RecipeError(f"{where}: out: must be given (out=FOLDER or in the recipe)")
-    return Task(
-        name=name or place.name, stage=stage, recipe=recipe, plain=to_plain(recipe), out=place, where=where
-    )
+    return Task(name=name or place.name, stage=stage, recipe=recipe, plain=to_plain(recipe), out=place, where=where)
 
 
 def perform(task: Task, say: Callable[[str], None]) -> Outcome:
@@ -114,9 +110,7 @@ def perform(task: Task, say: Callable[[str], None]) -> Outcome:
             settings = getattr(task.recipe, "launch", LaunchConfig())
             launch(STAGES[task.stage], task.plain, task.out, settings)
         if not (task.out / MANIFEST).is_file():
-            raise RunError(
-                f"{task.name}: the stage {task.stage} ended without leaving an artifact at {task.out}"
-            )
+            raise RunError(f"{task.name}: the stage {task.stage} ended without leaving an artifact at {task.out}")
         return Outcome(made=True, seconds=time.perf_counter() - began, peak_gib=peak.gib)
 
 

@@ -51,9 +51,7 @@ def _escape(text: str) -> str:
 def _is_numeric(cells: Sequence[Cell]) -> bool:
     """Whether a column holds numbers: numbers proper, or text that starts with a digit after its sign."""
     known = [cell for cell in cells if cell is not None and cell != "–"]
-    return bool(known) and all(
-        cell.lstrip("+-−")[:1].isdigit() if isinstance(cell, str) else True for cell in known
-    )
+    return bool(known) and all(cell.lstrip("+-−")[:1].isdigit() if isinstance(cell, str) else True for cell in known)
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:

@@ -28,9 +28,7 @@ def _chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_by_hand() -> None:
     logits = torch.tensor([[[0.0, math.log(3.0)], [math.log(4.0), 0.0]]])  # 1/4 3/4; 4/5 1/5
-    torch.testing.assert_close(
-        token_logprobs(logits, torch.tensor([[1, 1]])), torch.tensor([[0.75, 0.2]]).log()
-    )
+    torch.testing.assert_close(token_logprobs(logits, torch.tensor([[1, 1]])), torch.tensor([[0.75, 0.2]]).log())
     # T = 2 takes the square roots of the odds: 1 : sqrt 3, 2 : 1
     torch.testing.assert_close(
         token_logprobs(logits, torch.tensor([[0, 0]]), temperature=2.0),
@@ -50,9 +48,7 @@ def test_oracle_token_by_token(temperature: float) -> None:
     for b in range(3):
         for t in range(4):
             row, token = logits[b, t].tolist(), int(tokens[b, t])
-            assert found[b, t].item() == pytest.approx(
-                oracle.token_logprob(row, token, temperature), abs=1e-12
-            )
+            assert found[b, t].item() == pytest.approx(oracle.token_logprob(row, token, temperature), abs=1e-12)
             assert spread[b, t].item() == pytest.approx(oracle.entropy(row, temperature), abs=1e-12)
 
 

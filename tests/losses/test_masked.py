@@ -54,9 +54,7 @@ def test_nothing_counted_has_a_sum_and_no_mean() -> None:
 
 
 def test_broadcasting_is_refused_with_both_shapes_named() -> None:
-    with pytest.raises(
-        ShapeError, match=r"masked_sum: found x \[2, 3\], mask \[1, 3\]; expected one shape"
-    ) as error:
+    with pytest.raises(ShapeError, match=r"masked_sum: found x \[2, 3\], mask \[1, 3\]; expected one shape") as error:
         masked_sum(X, MASK[:1])
     assert isinstance(error.value, AlignError)
     assert isinstance(error.value, ValueError)

@@ -57,12 +57,8 @@ def test_oracles_token_by_token(clip: float) -> None:
 def test_gradcheck_away_from_the_kinks() -> None:
     old, gain = draw(40, 1), draw(40, 2)
     step = torch.tensor([-0.5, -0.1, 0.1, 0.5], dtype=torch.float64).repeat(10)
-    assert torch.autograd.gradcheck(
-        lambda x: ppo_policy_loss(x, old, gain, 0.2), ((old + step).requires_grad_(),)
-    )
-    assert torch.autograd.gradcheck(
-        lambda x: ppo_value_loss(x, old, gain, 0.2), ((old + step).requires_grad_(),)
-    )
+    assert torch.autograd.gradcheck(lambda x: ppo_policy_loss(x, old, gain, 0.2), ((old + step).requires_grad_(),))
+    assert torch.autograd.gradcheck(lambda x: ppo_value_loss(x, old, gain, 0.2), ((old + step).requires_grad_(),))
 
 
 def test_policy_extremes() -> None:

@@ -19,9 +19,7 @@ def draw(*shape: int, seed: int = 0, scale: float = 2.0) -> Tensor:
 
 
 def test_ranking_by_hand() -> None:
-    loss = ranking_loss(
-        torch.tensor([1.0, 3.0, 0.0]), torch.tensor([1.0, 0.0, 1.0]), torch.tensor([0.0, 3.0, 0.0])
-    )
+    loss = ranking_loss(torch.tensor([1.0, 3.0, 0.0]), torch.tensor([1.0, 0.0, 1.0]), torch.tensor([0.0, 3.0, 0.0]))
     # a tie is a coin flip, so is a gap of exactly the margin; the wrong way round costs more
     torch.testing.assert_close(loss, torch.tensor([math.log(2), math.log(2), math.log(1 + math.e)]))
 
@@ -32,9 +30,7 @@ def test_ranking_oracle_pair_by_pair() -> None:
     for i in range(20):
         expected = oracle.ranking_loss(chosen[i].item(), rejected[i].item(), margin[i].item())
         assert loss[i].item() == pytest.approx(expected, abs=1e-13)
-        assert (
-            ranking_loss(chosen[i : i + 1], rejected[i : i + 1], margin[i : i + 1]).item() == loss[i].item()
-        )
+        assert ranking_loss(chosen[i : i + 1], rejected[i : i + 1], margin[i : i + 1]).item() == loss[i].item()
 
 
 @pytest.mark.parametrize(
@@ -107,9 +103,7 @@ def test_kwise_by_hand() -> None:
 def test_kwise_of_two_is_the_plain_ranking_loss() -> None:
     scores = draw(6, 2, seed=7)
     loss = kwise_ranking_loss(scores, torch.tensor([[1, 2]] * 6))
-    torch.testing.assert_close(
-        loss, ranking_loss(scores[:, 0], scores[:, 1], torch.zeros(6)), rtol=0, atol=1e-14
-    )
+    torch.testing.assert_close(loss, ranking_loss(scores[:, 0], scores[:, 1], torch.zeros(6)), rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("K", [2, 4, 9])
@@ -131,9 +125,7 @@ def test_kwise_knows_ranks_only_by_their_order_and_answers_by_no_order() -> None
     loss = kwise_ranking_loss(scores, rank)
     torch.testing.assert_close(kwise_ranking_loss(scores, rank * 10 - 3), loss, rtol=0, atol=0)
     for order in permutations(range(4)):
-        torch.testing.assert_close(
-            kwise_ranking_loss(scores[:, order], rank[:, order]), loss, rtol=0, atol=1e-14
-        )
+        torch.testing.assert_close(kwise_ranking_loss(scores[:, order], rank[:, order]), loss, rtol=0, atol=1e-14)
 
 
 def test_kwise_gradcheck_and_ties_carry_no_gradient() -> None:
@@ -169,9 +161,7 @@ def test_safety_by_hand_and_oracle() -> None:
     scores, safe = draw(20, seed=3), torch.arange(20) % 3 == 0
     found = safety_loss(scores, safe)
     for i in range(20):
-        assert found[i].item() == pytest.approx(
-            oracle.safety_loss(scores[i].item(), bool(safe[i])), abs=1e-12
-        )
+        assert found[i].item() == pytest.approx(oracle.safety_loss(scores[i].item(), bool(safe[i])), abs=1e-12)
         assert safety_loss(scores[i : i + 1], safe[i : i + 1]).item() == found[i].item()
 
 

@@ -37,10 +37,7 @@ def test_combine_oracle_answer_by_answer(threshold: float) -> None:
     for i in range(200):
         expected = oracle.combine_reward(helpful[i].item(), safety[i].item(), bool(prompts[i]), threshold)
         assert found[i].item() == expected
-        assert (
-            combine_rewards(helpful[i : i + 1], safety[i : i + 1], prompts[i : i + 1], threshold).item()
-            == expected
-        )
+        assert combine_rewards(helpful[i : i + 1], safety[i : i + 1], prompts[i : i + 1], threshold).item() == expected
 
 
 def test_combine_at_the_threshold_is_safe_enough() -> None:
@@ -186,9 +183,7 @@ def test_token_rewards_extremes_and_half_precision() -> None:
     mask = torch.tensor([[True, True]])
     found = token_rewards(torch.tensor([1e30]), torch.tensor([[1e30, -1e30]]), mask, 0.01)
     torch.testing.assert_close(found, torch.tensor([[-1e28, 1.01e30]]))
-    half = token_rewards(
-        torch.ones(1, dtype=torch.bfloat16), torch.ones(1, 2, dtype=torch.bfloat16), mask, 0.001
-    )
+    half = token_rewards(torch.ones(1, dtype=torch.bfloat16), torch.ones(1, 2, dtype=torch.bfloat16), mask, 0.001)
     torch.testing.assert_close(half, torch.tensor([[-0.001, 0.999]]))  # bf16 itself would say 1.0
 
 

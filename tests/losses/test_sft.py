@@ -73,9 +73,7 @@ def test_masked_zeros_are_plain_zeros() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     logits, tokens = torch.zeros(2, 3, 5), torch.zeros(2, 3, dtype=torch.long)
-    with pytest.raises(
-        ShapeError, match=r"sft_loss: found logits \[2, 3, 5\], tokens \[2, 3\], mask \[1, 3\]"
-    ):
+    with pytest.raises(ShapeError, match=r"sft_loss: found logits \[2, 3, 5\], tokens \[2, 3\], mask \[1, 3\]"):
         sft_loss(logits, tokens, torch.ones(1, 3, dtype=torch.bool))
     with pytest.raises(TypeError, match=r"mask is torch\.float32"):
         sft_loss(logits, tokens, torch.ones(2, 3))

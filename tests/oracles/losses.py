@@ -77,9 +77,7 @@ def token_rewards(score: float, kl: Sequence[float], beta: float) -> list[float]
     return rewards
 
 
-def gae(
-    rewards: Sequence[float], values: Sequence[float], gamma: float, lam: float
-) -> tuple[list[float], list[float]]:
+def gae(rewards: Sequence[float], values: Sequence[float], gamma: float, lam: float) -> tuple[list[float], list[float]]:
     """arXiv 1506.02438, equation 16, as the sum it is: A_t = sum_l (gamma lam)^l delta_{t+l}."""
     T = len(rewards)
     deltas = [rewards[t] + gamma * (values[t + 1] if t + 1 < T else 0.0) - values[t] for t in range(T)]

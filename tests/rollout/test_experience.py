@@ -8,7 +8,16 @@ import pytest
 import torch
 
 from align.data.batches import predictors
-from align.rollout.experience import answer_batch, answer_mask, build, groups, over_answers, scaled_scores, select, table
+from align.rollout.experience import (
+    answer_batch,
+    answer_mask,
+    build,
+    groups,
+    over_answers,
+    scaled_scores,
+    select,
+    table,
+)
 from tests.oracles import losses as slow
 
 PROMPTS = [(1, 5, 6), (1, 7), (1, 5, 6, 7, 8)]
