@@ -16,13 +16,8 @@ from align.world.language import ATTRIBUTES, LETTERS, NOUNS, VALUES, World, is_t
 SKILLS = ("copy", "reverse", "sort", "count", "add")
 # The last of each is held out: it appears in test prompts alone.
 SKILL_QUESTIONS: Mapping[str, tuple[str, ...]] = {
-    "copy": ("repeat {x}.", "say {x}.", "copy these words: {x}.", "please repeat the words {x}."),
-    "reverse": (
-        "reverse {x}.",
-        "say {x} backwards.",
-        "reverse these words: {x}.",
-        "please say {x} in reverse.",
-    ),
+    "copy": ("repeat {x}.", "copy {x}.", "repeat these words: {x}.", "please repeat the words {x}."),
+    "reverse": ("reverse {x}.", "turn {x} around.", "reverse these words: {x}.", "please reverse the words {x}."),
     "sort": (
         "sort {x}.",
         "put {x} in order.",
@@ -36,6 +31,15 @@ SKILL_QUESTIONS: Mapping[str, tuple[str, ...]] = {
         "tell me how many words: {x}.",
     ),
     "add": ("{x}?", "add {x}.", "what is {x}?", "tell me what {x} is."),
+}
+
+# How the result is told. Each skill has words of its own, which a small model learns sooner.
+RESULTS: Mapping[str, str] = {
+    "copy": "i say {}",
+    "reverse": "it turns to {}",
+    "sort": "it sorts to {}",
+    "count": "there are {}",
+    "add": "it makes {}",
 }
 
 
@@ -105,7 +109,7 @@ def skill(name: str, split: str, held_phrasing: bool, rng: random.Random, short:
             break
     questions = SKILL_QUESTIONS[name]
     question = questions[0] if short else _phrasing(questions, held_phrasing, 1, rng)
-    form = "there are {}" if name == "count" else "it is {}"
+    form = RESULTS[name]
     return Task(
         name, question.format(x=given), form.format(" ".join(truth)), truth, numbers_of(name),
         tuple(form.format(" ".join(other)) for other in false), " ".join(truth),
