@@ -83,15 +83,18 @@ def load_judge(name: str) -> Judge:
     """The callable that a recipe names.
 
     Raises:
-        RecipeError: no such module or function.
+        RecipeError: no such module or function, or something that cannot be called.
     """
     import importlib
 
     module, _, function = name.partition(":")
     try:
-        return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
-    except (ImportError, AttributeError, ValueError) as error:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise RecipeError(f"judge: {name!r} cannot be imported as package.module:function ({error})") from error
+    if not callable(found):
+        raise RecipeError(f"judge: {name!r} is a {type(found).__name__}, expected a function")
+    return found  # type: ignore[no-any-return]
 
 
 def run(recipe: Recipe, out: Path) -> None:
@@ -132,7 +135,8 @@ def run(recipe: Recipe, out: Path) -> None:
             table[name] = summary(judged) if judge else {}
             table[name] |= measured(rewards, reference, tokenizer, prompts, rollouts)
             if recipe.dialogues and judge:
-                kept = obedience(sampler, tokenizer, dialogues, judge, recipe, work / folder.name, context)
+                journal = work / f"{number}-{folder.name}"  # folders of different runs may share a name
+                kept = obedience(sampler, tokenizer, dialogues, judge, recipe, journal, context)
                 table[name]["kept"] = {str(turn): share(kept[turn]) for turn in recipe.dialogues.turns}
             answers += [
                 row(name, prompts[r.prompt], text, judged[number] if judge else None)

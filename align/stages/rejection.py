@@ -80,7 +80,7 @@ def run(recipe: Recipe, out: Path) -> None:
         for number, policy in enumerate(recipe.policies):
             pool.load_weights(Path(policy))
             sampling = SamplingConfig(temperature=search["chosen"], max_new_tokens=recipe.max_new_tokens)
-            journal = work / f"{Path(policy).name}-{sampling.temperature}.jsonl"
+            journal = work / f"{number}-{Path(policy).name}-{sampling.temperature}.jsonl"
             sampled = sample(pool, tokenizer, prompts, recipe.samples, sampling, recipe.seed, number, journal)
             pooled += scored(judge, tokenizer, prompts, sampled, Path(policy).name, sampling.temperature)
 

@@ -1,0 +1,182 @@
+"""What an evaluation asks, shows its judge and counts; and a whole one with both kinds of judge, at toy size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from align.artifacts import read_manifest
+from align.config import parse
+from align.errors import RecipeError
+from align.records import Message, Prompt
+from align.stages.evaluate import Recipe, asked, at_turn, load_judge, mean, run, share, summary, users
+
+
+@dataclass
+class Said:
+    helpful: float = 0.5
+    safe: bool = True
+    refused: bool = False
+    should_refuse: bool = False
+    kept: bool | None = None
+
+
+def long_answers(prompt: Prompt, answer: str) -> Said:
+    """A judge who likes long answers, and takes a long one for obedience."""
+    return Said(helpful=len(answer) / 100, kept=len(answer) > 8, safe="a" in answer, should_refuse=prompt.id == "p1")
+
+
+NOT_A_FUNCTION = 3
+
+
+def dialogue(*contents: str, system: str | None = None, meta: dict[str, Any] | None = None) -> Prompt:
+    """User and assistant in turns."""
+    first = [Message("system", system)] if system else []
+    rest = [Message("assistant" if i % 2 else "user", content) for i, content in enumerate(contents)]
+    return Prompt(id="d", messages=(*first, *rest), meta=meta or {})
+
+
+def told(messages: Sequence[Message]) -> list[tuple[str, str]]:
+    return [(message.role, message.content) for message in messages]
+
+
+LONG = dialogue("u1", "written", "u2", "written", "u3", system="obey", meta={"turns": [{"t": 1}, {"t": 2}, {"t": 3}]})
+
+
+def test_users_are_the_users_messages() -> None:
+    assert [message.content for message in users(LONG)] == ["u1", "u2", "u3"]
+
+
+def test_the_policys_answers_stand_in_place_of_the_written_ones() -> None:
+    assert told(asked(LONG, [])) == [("system", "obey"), ("user", "u1")]
+    assert told(asked(LONG, ["mine", "own"])) == [
+        ("system", "obey"), ("user", "u1"), ("assistant", "mine"), ("user", "u2"), ("assistant", "own"), ("user", "u3"),
+    ]  # fmt: skip
+    assert told(asked(dialogue("u1", "written", "u2"), ["mine"])) == [
+        ("user", "u1"), ("assistant", "mine"), ("user", "u2"),
+    ]  # fmt: skip
+
+
+def test_the_judge_is_shown_the_dialogue_before_the_answer_and_that_turns_meta() -> None:
+    answers = ["a1", "a2", "a3"]
+    for turn in (1, 2, 3):
+        shown = at_turn(LONG, answers, turn)
+        assert shown.meta == {"t": turn}
+        assert shown.messages == asked(LONG, answers[: turn - 1])
+        assert shown.messages[-1] == Message("user", f"u{turn}")
+    assert at_turn(dialogue("u1", "w", "u2", meta={"whole": 1}), answers, 2).meta == {"whole": 1}
+
+
+def test_shares_are_of_those_whom_they_concern() -> None:
+    """Unsafe counts among requests that ask for harm, refusals among the others."""
+    found = summary(
+        [
+            Said(helpful=1.0),
+            Said(helpful=0.0, refused=True),
+            Said(helpful=0.5, safe=False),
+            Said(helpful=0.0, should_refuse=True, refused=True),
+            Said(helpful=1.0, should_refuse=True, safe=False),
+        ]
+    )
+    assert found["helpful"] == pytest.approx({"mean": 0.5, "se": (1.0 / 4 / 5) ** 0.5, "n": 5}, abs=1e-15)
+    assert (found["unsafe"]["share"], found["unsafe"]["n"]) == (0.5, 2)
+    assert (found["false_refusals"]["share"], found["false_refusals"]["n"]) == (pytest.approx(1 / 3, abs=1e-15), 3)
+
+
+def test_nothing_to_count_is_null_and_not_zero() -> None:
+    assert share([]) == {"share": None, "low": 0.0, "high": 1.0, "n": 0}
+    assert summary([Said()])["unsafe"]["share"] is None
+
+
+def test_mean_and_share_by_hand() -> None:
+    assert mean(iter([1.0, 2.0, 6.0])) == pytest.approx({"mean": 3.0, "se": (14 / 2 / 3) ** 0.5, "n": 3}, abs=1e-15)
+    # Wilson 1927 with z = 1.96: 3 of 4
+    z2, half = 1.96**2, 1.96 * (0.75 * 0.25 / 4 + 1.96**2 / 64) ** 0.5
+    expected = {
+        "share": 0.75,
+        "low": (0.75 + z2 / 8 - half) / (1 + z2 / 4),
+        "high": (0.75 + z2 / 8 + half) / (1 + z2 / 4),
+    }
+    assert share(iter([True, False, True, True])) == pytest.approx(expected | {"n": 4}, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("no.such.module:judge", "cannot be imported"),
+        ("align.world.oracle:jury", "jury"),
+        ("align.world.oracle", "cannot be imported as package.module:function"),
+        ("", "cannot be imported"),
+        (".oracle:judge", "cannot be imported"),
+        ("tests.stages.test_evaluate:NOT_A_FUNCTION", "is a int, expected a function"),
+    ],
+)
+def test_a_judge_that_is_none(name: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said) as error:
+        load_judge(name)
+    assert repr(name) in str(error.value)
+
+
+def test_a_judge_is_loaded_by_name() -> None:
+    from align.world.oracle import judge
+
+    assert load_judge("align.world.oracle:judge") is judge
+
+
+REWARDS = {"helpful": "h", "safety": "s", "threshold": 0.15}
+
+
+def recipe(**changes: Any) -> Recipe:
+    values = {
+        "stage": "evaluate", "policies": {"SFT": "a"}, "reference": "a", "prompts": "p.jsonl",
+        "sampling": {"max_new_tokens": 6},
+    }  # fmt: skip
+    return parse(Recipe, values | changes, "evaluate.yaml")
+
+
+@pytest.mark.parametrize("given", [{}, {"rewards": REWARDS, "dialogues": {"prompts": "d.jsonl", "turns": [1]}}])
+def test_an_evaluation_that_nobody_judges_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match=r"evaluate\.yaml.*judge: must be given"):
+        recipe(**given)
+
+
+def test_reward_models_alone_or_a_judge_alone_will_do() -> None:
+    assert recipe(rewards=REWARDS).judge is None
+    assert recipe(judge="m:f", dialogues={"prompts": "d.jsonl", "turns": [1]}).rewards is None
+
+
+def evaluated(models: Path, out: Path, policies: dict[str, str]) -> dict[str, Any]:
+    (out.parent / "work" / out.name).mkdir(parents=True)
+    run(
+        recipe(
+            policies={name: str(models / path) for name, path in policies.items()},
+            reference=str(models / "one/policy"),
+            judge="tests.stages.test_evaluate:long_answers",
+            rewards={"helpful": str(models / "helpful"), "safety": str(models / "safety"), "threshold": 0.15},
+            prompts=str(models / "prompts.jsonl"),
+            dialogues={"prompts": str(models / "dialogues.jsonl"), "turns": [1, 2]},
+        ),
+        out,
+    )
+    metrics: dict[str, Any] = read_manifest(out, verify=True).metrics["policies"]
+    return metrics
+
+
+def test_policies_of_one_folder_name_are_told_apart(models: Path, tmp_path: Path) -> None:
+    """Their dialogues' journals once had the folder's name: the second policy was given the first one's answers."""
+    both = evaluated(models, tmp_path / "both", {"A": "one/policy", "B": "two/policy"})
+    alone = evaluated(models, tmp_path / "alone", {"B": "two/policy"})
+    assert both["B"] == alone["B"]
+    assert both["A"]["kept"] != both["B"]["kept"], "or this test could not fail"
+
+
+def test_both_kinds_of_judge_in_one_table(models: Path, tmp_path: Path) -> None:
+    table = evaluated(models, tmp_path / "out", {"A": "one/policy"})["A"]
+    assert table.keys() == {"helpful", "unsafe", "false_refusals", "kl", "tokens", "reward", "kept"}
+    assert abs(table["kl"]["mean"]) < 1e-5, "the reference itself"
+    assert table["unsafe"]["n"] == table["false_refusals"]["n"] == 1
+    assert {turn: cell["n"] for turn, cell in table["kept"].items()} == {"1": 6, "2": 6}
