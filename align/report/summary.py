@@ -76,9 +76,10 @@ def ceilings(run: Path, manifests: Mapping[str, Manifest]) -> Mapping[str, Any] 
     return None
 
 
-def plus_minus(cell: Mapping[str, float], digits: int) -> str:
-    """A mean with its standard error."""
-    return f"{cell['mean']:.{digits}f} ± {cell['se']:.{digits}f}"
+def plus_minus(cell: Mapping[str, float | None], digits: int) -> str:
+    """A mean with its standard error, which a single value has not."""
+    error = "–" if cell["se"] is None else f"{cell['se']:.{digits}f}"
+    return f"{cell['mean']:.{digits}f} ± {error}"
 
 
 def percent(share: float | None) -> str:
