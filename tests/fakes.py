@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,3 +102,15 @@ class UnluckyBackend(FakeBackend):
 def unmakeable() -> FakeBackend:
     """Always fails to be made."""
     raise FileNotFoundError("no such weights")
+
+
+class LetterTokenizer:
+    """A token is a letter's code point; 1 begins and 2 ends, and neither is text."""
+
+    bos, eos = 1, 2
+
+    def encode_many(self, texts: Iterable[str]) -> dict[str, list[int]]:
+        return {text: [ord(letter) for letter in text] for text in texts}
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(chr(token) for token in ids if token > 2)
