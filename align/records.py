@@ -98,12 +98,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows of tokens, padded or packed. ``segments`` tells documents of one row apart: 0 is padding, 1… a document."""
+    """Rows of tokens: packed with several documents each, or one document a row, padded on the right."""
 
     tokens: Tensor  # [B, T] int64
     mask: Tensor  # [B, T] bool, True where the token counts in the loss (never a document's first)
     positions: Tensor  # [B, T] int64, position of the token within its own document
-    segments: Tensor  # [B, T] int64
+    segments: Tensor | None  # [B, T] int64, document of each token, 0 is padding; None: one document a row
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
+
+import align  # noqa: F401  # before torch: it sets how OpenMP's threads wait
 from hypothesis import settings
 
 # the same examples every time, and a busy machine is no failure

@@ -50,7 +50,8 @@ def packed_batches(rows: Sequence[Row], batch: BatchConfig, *, seed: int, rank: 
     """Documents packed into rows of ``batch.length`` tokens that do not see each other.
 
     Attention costs a row's length squared, and most documents are short: those within a quarter of the length are
-    packed into quarter rows, four of which stand for one row. The loss does not see the difference.
+    packed into quarter rows, four of which stand for one row. Longer ones get a row each, with plain causal
+    attention, but are counted as they pack. The loss does not see the difference.
 
     Args:
         rows: encoded documents, each at most ``batch.length`` tokens.
@@ -62,7 +63,7 @@ def packed_batches(rows: Sequence[Row], batch: BatchConfig, *, seed: int, rank: 
     Raises:
         DataError: there is nothing to train on.
     """
-    from align.data.pack import collate, pack
+    from align.data.pack import collate, pack, pad
 
     if not rows:
         raise DataError("no rows to train on")
@@ -75,11 +76,13 @@ def packed_batches(rows: Sequence[Row], batch: BatchConfig, *, seed: int, rank: 
     def of(step: int) -> list[Batch]:
         mine = _window(len(units), step, batch, seed)[rank::world]
         narrow = [one for unit in mine if unit < quartered for one in units[unit]]
-        wide = [one for unit in mine if unit >= quartered for one in units[unit]]
-        size = batch.micro_rows
-        return [collate(narrow[i : i + 4 * size], quarter) for i in range(0, len(narrow), 4 * size)] + [
-            collate(wide[i : i + size], batch.length) for i in range(0, len(wide), size)
-        ]
+        wide = sorted(
+            (row for unit in mine if unit >= quartered for one in units[unit] for row in one),
+            key=lambda row: len(row.tokens),
+        )
+        size = 4 * batch.micro_rows
+        packed = [collate(narrow[i : i + size], quarter) for i in range(0, len(narrow), size)]
+        return packed + [pad(group) for group in _within(wide, batch.micro_rows * batch.length)]
 
     return Batches(steps=_steps(len(units), batch), of=of)
 
@@ -110,6 +113,17 @@ def predictors(mask: Tensor) -> Tensor:
     """
     assert not bool(mask[:, 0].any()), "a row's first token cannot count: nothing predicts it"
     return mask.flatten().nonzero().squeeze(1) - 1
+
+
+def _within(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
+    """Rows sorted by length, in groups of at most ``tokens`` padded tokens."""
+    groups: list[list[Row]] = []
+    for row in rows:
+        if groups and (len(groups[-1]) + 1) * len(row.tokens) <= tokens:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
 
 
 def _steps(n: int, batch: BatchConfig) -> int:

@@ -87,14 +87,19 @@ def collate(packs: Sequence[Sequence[Row]], length: int) -> Batch:
 
 
 def pad(rows: Sequence[Row], multiple: int = 1) -> Batch:
-    """One document a row, padded on the right to the longest, rounded up to a ``multiple``."""
+    """One document a row, padded on the right to the longest, rounded up to a ``multiple``.
+
+    Its ``segments`` are None: plain causal attention, which builds no mask and skips what lies ahead. Padding on the
+    right is seen by no token that counts.
+    """
     batch = collate([[row] for row in rows], max(len(row.tokens) for row in rows))
     extra = -batch.tokens.shape[1] % multiple
-    if not extra:
-        return batch
-    from torch.nn.functional import pad as widen
+    tokens, mask, positions = batch.tokens, batch.mask, batch.positions
+    if extra:
+        from torch.nn.functional import pad as widen
 
-    return Batch(*(widen(part, (0, extra)) for part in (batch.tokens, batch.mask, batch.positions, batch.segments)))
+        tokens, mask, positions = (widen(part, (0, extra)) for part in (tokens, mask, positions))
+    return Batch(tokens, mask, positions, None)
 
 
 def pairs(

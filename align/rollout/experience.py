@@ -130,14 +130,12 @@ def answer_batch(prompts: Tokens, answers: Tokens) -> Batch:
     width = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
     tokens = np.zeros((len(prompts), width), dtype=np.int64)
     mask = np.zeros(tokens.shape, dtype=np.bool_)
-    segments = np.zeros_like(tokens)
     for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         start, end = len(prompt), len(prompt) + len(answer)
         tokens[row, :start], tokens[row, start:end] = prompt, answer
         mask[row, start:end] = True
-        segments[row, :end] = 1
     positions = np.broadcast_to(np.arange(width), tokens.shape).copy()
-    return Batch(*(torch.from_numpy(a) for a in (tokens, mask, positions, segments)))
+    return Batch(*(torch.from_numpy(a) for a in (tokens, mask, positions)), None)
 
 
 def groups(prompts: Tokens, answers: Tokens, batch_tokens: int) -> Iterator[list[int]]:

@@ -1,0 +1,153 @@
+"""The whole road at toy size: every stage runs, every artifact is whole, and others can read what we wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from align.artifacts import lineage, read_manifest
+from align.data.schema import read_dialogs, read_prompts, read_rollouts
+from align.data.template import encode_dialog, encode_prompt
+from align.data.tokenizer import Tokenizer
+from align.model.weights import load_policy, load_scorer
+
+PIPELINE = Path(__file__).with_name("tiny.yaml")
+STAGES = [
+    "data",
+    "base",
+    "sft",
+    "reward-helpful",
+    "reward-safety",
+    "reject",
+    "rlhf",
+    "ghost",
+    "gatt",
+    "ppo",
+    "evaluation",
+]
+
+
+def command(out: Path) -> list[str]:
+    return [sys.executable, "-m", "align.cli", "pipeline", str(PIPELINE), f"out={out}"]
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory):
+    out = tmp_path_factory.mktemp("road") / "run"
+    done = subprocess.run(command(out), capture_output=True, text=True, timeout=230)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out, done.stdout
+
+
+def test_every_stage_left_a_whole_artifact(road):
+    out, _ = road
+    for name in STAGES:
+        assert read_manifest(out / name, verify=True).name == name
+    assert [m.name for m in lineage(out / "ppo")][:2] == ["ppo", "gatt"]
+
+
+def test_the_tables_are_printed(road):
+    _, printed = road
+    assert "| PPO " in printed
+    assert "ceiling" in printed
+    assert "kept at turn 6" in printed
+
+
+def test_a_second_run_does_nothing(road):
+    out, _ = road
+    began = time.monotonic()
+    again = subprocess.run(command(out), capture_output=True, text=True, timeout=60, check=True)
+    assert again.stdout.count("finished and unchanged") == len(STAGES)
+    assert time.monotonic() - began < 20
+
+
+def test_a_policy_loads_in_transformers_with_the_same_logits(road):
+    from transformers import AutoModelForCausalLM
+
+    out, _ = road
+    tokenizer = Tokenizer(out / "ppo" / "tokenizer.model")
+    prompt = next(iter(read_prompts(out / "data" / "prompts_test.jsonl")))
+    tokens = torch.tensor([encode_prompt(tokenizer, prompt.messages)])
+    ours = load_policy(out / "ppo")(tokens)
+    theirs = AutoModelForCausalLM.from_pretrained(out / "ppo", dtype=torch.float32)(tokens).logits
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_a_reward_model_loads_in_transformers_with_the_same_score(road):
+    from transformers import AutoModelForSequenceClassification
+
+    out, _ = road
+    tokenizer = Tokenizer(out / "reward-helpful" / "tokenizer.model")
+    dialog = next(iter(read_dialogs(out / "reject" / "best.jsonl")))
+    tokens = torch.from_numpy(encode_dialog(tokenizer, dialog.messages).tokens.astype(np.int64))[None]
+    ours = load_scorer(out / "reward-helpful")(tokens)[:, -1]
+    model = AutoModelForSequenceClassification.from_pretrained(out / "reward-helpful", dtype=torch.float32)
+    torch.testing.assert_close(ours, model(tokens).logits[:, 0], rtol=0, atol=1e-5)
+
+
+def test_the_best_answer_of_each_prompt_is_the_one_with_the_highest_score(road):
+    out, _ = road
+    rollouts = list(read_rollouts(out / "reject" / "rollouts.jsonl"))
+    best: dict[str, dict] = {}
+    for rollout in rollouts:
+        usable = rollout["finish"] == "stop" and rollout["answer"]
+        known = best.get(rollout["prompt_id"])
+        if usable and (known is None or rollout["scores"]["combined"] > known["scores"]["combined"]):
+            best[rollout["prompt_id"]] = rollout
+    chosen = [json.loads(line) for line in (out / "reject" / "best.jsonl").read_text().splitlines()]
+    assert sorted(c["messages"][-1]["content"] for c in chosen) == sorted(b["answer"] for b in best.values())
+    assert len(rollouts) == 24 * 2
+
+
+def test_scores_in_the_rollouts_are_the_reward_models_own(road):
+    out, _ = road
+    tokenizer = Tokenizer(out / "sft" / "tokenizer.model")
+    model = load_scorer(out / "reward-safety")
+    prompts = {p.id: p for p in read_prompts(out / "data" / "prompts.jsonl")}
+    for rollout in list(read_rollouts(out / "reject" / "rollouts.jsonl"))[:5]:
+        prompt = encode_prompt(tokenizer, prompts[rollout["prompt_id"]].messages)
+        tokens = torch.tensor([[*prompt, *rollout["tokens"]]])
+        assert float(model(tokens)[0, -1]) == pytest.approx(rollout["scores"]["safety"], abs=1e-4)
+
+
+def test_ghost_dialogues_hold_the_instruction_in_the_first_turn_only(road):
+    out, _ = road
+    dialogs = list(read_dialogs(out / "ghost" / "dialogs.jsonl"))
+    for dialog in dialogs:
+        instruction = dialog.messages[0]
+        assert instruction.role == "system"
+        assert all(instruction.content not in message.content for message in dialog.messages[1:])
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_the_same_command_finishes(road, tmp_path):
+    undisturbed, _ = road
+    out, rng = tmp_path / "run", random.Random(0)
+    for attempt in range(40):
+        process = subprocess.Popen(
+            command(out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        )
+        try:
+            _, complaint = process.communicate(timeout=rng.uniform(8, 25) if attempt < 12 else 600)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            continue
+        assert process.returncode == 0, complaint.decode()[-3000:]
+        break
+    for name in ("base", "sft", "reward-helpful"):
+        assert (
+            read_manifest(out / name).files["model.safetensors"]
+            == read_manifest(undisturbed / name).files["model.safetensors"]
+        )
+    assert read_manifest(out / "evaluation", verify=True).metrics.keys() == {"policies"}
