@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import align  # noqa: F401  # before torch: it sets how OpenMP's threads wait
-from hypothesis import settings
 
 # the same examples every time, and a busy machine is no failure
 settings.register_profile("align", deadline=None, derandomize=True, database=None)
