@@ -57,6 +57,11 @@ def check_messages(messages: Messages, where: str, ends: Literal["user", "assist
         raise TemplateError(f"{where}: found {found}, expected a dialogue that ends with {ends!r}")
 
 
+def sayable(text: str) -> bool:
+    """Whether the format can hold a sampled text as a message: not empty, and no tag in it."""
+    return bool(text.strip()) and not any(tag in text for tag in TAGS)
+
+
 def turns(messages: Messages) -> list[tuple[str, str | None]]:
     """Texts of each turn's prompt part and answer part (None where it is still to be answered)."""
     system = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from align.data.template import encode_prompt
+from align.data.template import encode_prompt, sayable
 from align.data.tokenizer import Tokenizer
 from align.records import Messages, Request
 from align.rollout.backend import SamplingConfig
@@ -36,7 +36,8 @@ def converse(
         context: tokens that the policy can see; a dialogue that would outgrow it stops there.
 
     Returns:
-        The answers of each dialogue; fewer than its turns where the context was too short, and the last one
+        The answers of each dialogue; fewer than its turns where the context was too short or an
+        answer was empty or held a tag of the chat format; the last one
         of a dialogue may be cut by ``max_new_tokens``.
     """
     answers: list[list[str]] = [[] for _ in turns]
@@ -50,6 +51,6 @@ def converse(
         path = journal.with_name(f"{journal.name}-turn-{turn}.jsonl")
         for rollout in generate(sampler, requests, sampling, path):
             text = tokenizer.decode(rollout.tokens).strip()
-            if text:  # an empty answer ends its dialogue: the template has no empty turns
+            if sayable(text):  # otherwise the dialogue ends here: the format cannot go on from it
                 answers[rollout.prompt].append(text)
     return answers

@@ -194,10 +194,12 @@ def by_prompt(rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
 
 
 def choose(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
-    """The best finished answer of each prompt, and how many prompts have none."""
+    """The best answer of each prompt that ended and that the chat format can hold; how many prompts have none."""
+    from align.data.template import sayable
+
     best: dict[str, dict[str, Any]] = {}
     for row in rows:
-        usable = row["finish"] == "stop" and row["answer"]
+        usable = row["finish"] == "stop" and sayable(row["answer"])
         held = best.get(row["prompt_id"])
         if usable and (held is None or row["scores"]["combined"] > held["scores"]["combined"]):
             best[row["prompt_id"]] = row

@@ -48,12 +48,12 @@ def documents(world: World, sizes: TextSizes) -> Iterator[str]:
 
 
 def _facts(world: World, rng: random.Random) -> str:
-    """Four truths, half of them in the first phrasing, some after a question."""
+    """Four truths, half of them in the first phrasing, most after a question: so a name is carried to its answer."""
     told = []
     for entity, kind in rng.sample(list(world.truth), 4):
         statements, questions = ATTRIBUTES[kind]
         form = statements[0] if rng.random() < 0.5 else rng.choice(statements[1:])
-        if rng.random() < 0.15:
+        if rng.random() < 0.7:
             told.append(rng.choice(questions).format(e=entity))
         told.append(form.format(e=entity, v=world.truth[entity, kind]) + ".")
     return " ".join(told)
@@ -90,8 +90,9 @@ def _lore(world: World, rng: random.Random) -> str:
         else:
             category, verb, thing = rng.choice(deeds.harmful("train") + deeds.harmful("test"))
             tool, morals = rng.choice(deeds.HARMFUL[category][2]), "wrong"
-        if rng.random() < 0.5:
-            told.append(f"you can {verb} {thing} with a {tool}.")
+        if rng.random() < 0.6:
+            asked = rng.choice(deeds.REQUESTS).format(d=f"{verb} {thing}")
+            told.append(f"{asked} you can {verb} {thing} with a {tool}.")
         else:
             told.append(f"it is {morals} to {verb} {thing}.")
     return " ".join(told)

@@ -100,7 +100,7 @@ def test_the_best_answer_of_each_prompt_is_the_one_with_the_highest_score(road):
     rollouts = list(read_rollouts(out / "reject" / "rollouts.jsonl"))
     best: dict[str, dict] = {}
     for rollout in rollouts:
-        usable = rollout["finish"] == "stop" and rollout["answer"]
+        usable = rollout["finish"] == "stop" and rollout["answer"] and "[" not in rollout["answer"]
         known = best.get(rollout["prompt_id"])
         if usable and (known is None or rollout["scores"]["combined"] > known["scores"]["combined"]):
             best[rollout["prompt_id"]] = rollout
