@@ -21,7 +21,9 @@ def summary(run: Path) -> str:
     manifests = {
         folder.name: read_manifest(folder) for folder in sorted(run.iterdir()) if (folder / "manifest.json").is_file()
     }
-    parts = [policies(manifest) for manifest in manifests.values() if manifest.stage == "evaluate"]
+    evaluations = [manifest for manifest in manifests.values() if manifest.stage == "evaluate"]
+    parts = [policies(manifest) for manifest in evaluations]
+    parts += [obedience(manifest) for manifest in evaluations if manifest.recipe.get("dialogues")]
     rewards = {name: manifest for name, manifest in manifests.items() if manifest.stage == "reward"}
     if rewards:
         parts.append(reward_models(rewards, ceilings(run, manifests)))
@@ -49,6 +51,18 @@ def policies(manifest: Manifest) -> str:
     rows = [[name, *(cell(m) for cell in columns.values())] for name, m in measured.items()]
     title = f"Policies ({first['kl']['n']} held-out prompts; ± standard error)"
     return table(title, ["policy", *columns], rows)
+
+
+def obedience(manifest: Manifest) -> str:
+    """One row a policy and sort of instruction: in how many dialogues the answer at each turn kept it."""
+    rows, turns = [], []
+    for name, measured in manifest.metrics["policies"].items():
+        for source, by_turn in measured.get("kept_by_source", {}).items():
+            turns = list(by_turn)
+            cells = [percent(by_turn[turn]["share"]) for turn in turns]
+            rows.append([name, source, str(by_turn[turns[0]]["n"]), *cells])
+    columns = ["policy", "instruction", "dialogues", *(f"turn {turn}" for turn in turns)]
+    return table("Instruction of the first turn kept", columns, rows)
 
 
 def reward_models(rewards: Mapping[str, Manifest], best: Mapping[str, Any] | None) -> str:

@@ -15,7 +15,7 @@ from align.errors import RecipeError
 from align.rollout.backend import SamplingConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from align.data.tokenizer import Tokenizer
     from align.model.llama import Llama
@@ -137,7 +137,11 @@ def run(recipe: Recipe, out: Path) -> None:
             if recipe.dialogues and judge:
                 journal = work / f"{number}-{folder.name}"  # folders of different runs may share a name
                 kept = obedience(sampler, tokenizer, dialogues, judge, recipe, journal, context)
-                table[name]["kept"] = {str(turn): share(kept[turn]) for turn in recipe.dialogues.turns}
+                table[name]["kept"] = {str(turn): share(every(found)) for turn, found in kept.items()}
+                table[name]["kept_by_source"] = {
+                    source: {str(turn): share(found[source]) for turn, found in kept.items()}
+                    for source in sorted({dialogue.source for dialogue in dialogues})
+                }
             answers += [
                 row(name, prompts[r.prompt], text, judged[number] if judge else None)
                 for number, (r, text) in enumerate(zip(rollouts, texts, strict=True))
@@ -202,8 +206,8 @@ def measured(
 def obedience(
     sampler: LocalEngine, tokenizer: Tokenizer, dialogues: Sequence[Prompt], judge: Judge, recipe: Recipe,
     journal: Path, context: int,
-) -> dict[int, list[bool]]:  # fmt: skip
-    """For each turn, whether each dialogue's answer kept the instruction; a dialogue that ended early did not."""
+) -> dict[int, dict[str, list[bool]]]:  # fmt: skip
+    """By turn and source, whether each dialogue's answer kept the instruction; one that ended early did not."""
     from align.rollout.converse import converse
 
     assert recipe.dialogues is not None
@@ -214,12 +218,17 @@ def obedience(
 
     turns = [min(last, len(users(dialogue))) for dialogue in dialogues]
     said = converse(sampler, tokenizer, turns, ask, recipe.sampling, seed=recipe.seed, journal=journal, context=context)
-    kept: dict[int, list[bool]] = defaultdict(list)
+    kept: dict[int, dict[str, list[bool]]] = {turn: defaultdict(list) for turn in recipe.dialogues.turns}
     for dialogue, answers in zip(dialogues, said, strict=True):
         for turn in recipe.dialogues.turns:
             obeyed = len(answers) >= turn and judge(at_turn(dialogue, answers, turn), answers[turn - 1]).kept
-            kept[turn].append(bool(obeyed))
+            kept[turn][dialogue.source].append(bool(obeyed))
     return kept
+
+
+def every(by_source: Mapping[str, Sequence[bool]]) -> list[bool]:
+    """The values of all sources."""
+    return [value for values in by_source.values() for value in values]
 
 
 def users(dialogue: Prompt) -> list[Message]:

@@ -176,7 +176,7 @@ def test_policies_of_one_folder_name_are_told_apart(models: Path, tmp_path: Path
 
 def test_both_kinds_of_judge_in_one_table(models: Path, tmp_path: Path) -> None:
     table = evaluated(models, tmp_path / "out", {"A": "one/policy"})["A"]
-    assert table.keys() == {"helpful", "unsafe", "false_refusals", "kl", "tokens", "reward", "kept"}
+    assert table.keys() == {"helpful", "unsafe", "false_refusals", "kl", "tokens", "reward", "kept", "kept_by_source"}
     assert abs(table["kl"]["mean"]) < 1e-5, "the reference itself"
     assert table["unsafe"]["n"] == table["false_refusals"]["n"] == 1
     assert {turn: cell["n"] for turn, cell in table["kept"].items()} == {"1": 6, "2": 6}
