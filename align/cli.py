@@ -71,6 +71,17 @@ def pipeline(recipe: RecipePath, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def tables(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders of pipelines.")],
+) -> None:
+    """Print a run's tables; of several runs, their means and what each step gained."""
+    from align.report.across import across
+    from align.report.summary import summary
+
+    _say(summary(runs[0]) if len(runs) == 1 else across(runs))
+
+
+@app.command()
 def check(
     recipes: Annotated[
         list[str],

@@ -1,0 +1,85 @@
+"""Several runs of one pipeline, usually of several seeds, as one table: means over runs and their spread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from align.artifacts import read_manifest
+from align.errors import ArtifactError
+from align.report.tables import table
+from align.stats import mean_se
+
+Measured = Mapping[str, Any]
+
+
+def across(runs: Sequence[Path]) -> str:
+    """Each policy's numbers as mean over runs ± standard error over runs, and the steps between neighbours.
+
+    Args:
+        runs: at least two run folders of pipelines with the same policies in their evaluation.
+
+    Raises:
+        ArtifactError: a run without an evaluation, or with other policies.
+    """
+    found = [evaluation(run) for run in runs]
+    names = list(found[0])
+    for run, measured in zip(runs, found, strict=True):
+        if list(measured) != names:
+            raise ArtifactError(f"{run}: evaluates {list(measured)}, {runs[0]} evaluates {names}")
+    readings = readings_of(found[0][names[0]])
+    rows = [
+        [name, *(over([read(measured[name]) for measured in found], digits) for read, digits in readings.values())]
+        for name in names
+    ]
+    means = table(f"Means over {len(runs)} runs ± standard error over runs", ["policy", *readings], rows)
+    steps = [
+        [f"{before} → {after}", *step([m[before] for m in found], [m[after] for m in found])]
+        for before, after in zip(names, names[1:], strict=False)
+    ]
+    columns = ["step", "helpful", "in standard errors"]
+    return means if "helpful" not in found[0][names[0]] else f"{means}\n\n{table('Gain of each step', columns, steps)}"
+
+
+def evaluation(run: Path) -> Mapping[str, Measured]:
+    """What the run's evaluation measured, by policy."""
+    for manifest in sorted(run.glob("*/manifest.json")):
+        read = read_manifest(manifest.parent)
+        if read.stage == "evaluate":
+            policies: Mapping[str, Measured] = read.metrics["policies"]
+            return policies
+    raise ArtifactError(f"{run}: no evaluation among its artifacts")
+
+
+def readings_of(first: Measured) -> dict[str, tuple[Callable[[Measured], float], int]]:
+    """Column -> (how it is read off one policy's numbers, digits)."""
+    found: dict[str, tuple[Callable[[Measured], float], int]] = {}
+    if "helpful" in first:
+        found["helpful"] = (lambda m: m["helpful"]["mean"], 3)
+        found["unsafe, %"] = (lambda m: 100 * m["unsafe"]["share"], 1)
+        found["false refusals, %"] = (lambda m: 100 * m["false_refusals"]["share"], 1)
+    if "reward" in first:
+        found["reward, logits"] = (lambda m: m["reward"]["mean"], 2)
+    found["KL, nats an answer"] = (lambda m: m["kl"]["mean"], 2)
+    for turn in first.get("kept", {}):
+        found[f"kept at turn {turn}, %"] = (lambda m, turn=turn: 100 * m["kept"][turn]["share"], 1)  # type: ignore[misc]
+    return found
+
+
+def over(values: Sequence[float], digits: int) -> str:
+    """Mean and standard error over runs."""
+    mean, error = mean_se(values)
+    return f"{mean:.{digits}f} ± {error:.{digits}f}"
+
+
+def step(before: Sequence[Measured], after: Sequence[Measured]) -> list[str]:
+    """Gain in helpfulness from one policy to the next, and how many of its standard errors that is.
+
+    The standard error is that of the mean over runs of the difference, from each run's standard errors of its
+    two means: runs are independent of each other, prompts within a run are the sample.
+    """
+    gains = [b["helpful"]["mean"] - a["helpful"]["mean"] for a, b in zip(before, after, strict=True)]
+    variances = [a["helpful"]["se"] ** 2 + b["helpful"]["se"] ** 2 for a, b in zip(before, after, strict=True)]
+    gain, error = sum(gains) / len(gains), sum(variances) ** 0.5 / len(gains)
+    return [f"{gain:+.3f} ± {error:.3f}", f"{gain / error:+.1f}"]
