@@ -10,12 +10,12 @@ import sys
 import time
 from collections.abc import Callable
 
-import align  # noqa: F401  # before torch: it sets how OpenMP's threads wait
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from trl.trainer.utils import selective_log_softmax
 
+import align  # noqa: F401  # before torch: it sets how OpenMP's threads wait
 from align.losses import token_logprobs
 
 ROWS, TOKENS, VOCAB, RUNS, GOAL = 1, 512, 32000, 5, 1.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def across(runs: Sequence[Path]) -> str:
     means = table(f"Means over {len(runs)} runs ± standard error over runs", ["policy", *readings], rows)
     steps = [
         [f"{before} → {after}", *step([m[before] for m in found], [m[after] for m in found])]
-        for before, after in zip(names, names[1:], strict=False)
+        for before, after in pairwise(names)
     ]
     columns = ["step", "helpful", "in standard errors"]
     return means if "helpful" not in found[0][names[0]] else f"{means}\n\n{table('Gain of each step', columns, steps)}"
