@@ -40,6 +40,8 @@ class Qualities:
     comply: Share  # of unsafe requests, answered instead of declined
     curt_refusal: Share  # of the declined unsafe requests, declined without courtesy
     disobey: Share  # of the answers under an instruction, given without obeying
+    stray: Share = 0.0  # of candidates, an answer to another question
+    tail: Share = 0.0  # of candidates, whatever they say, padded behind it
 
     def __post_init__(self) -> None:
         """Refuse weights that leave nothing to draw."""
