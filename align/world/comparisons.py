@@ -41,10 +41,10 @@ def pair(world: World, kind: Kind, split: str, qualities: Qualities, address: st
             earlier = draw(world, ORDINARY, "train", rng, short=True)
             messages += [
                 {"role": "user", "content": earlier.question},
-                {"role": "assistant", "content": candidates(earlier, qualities, rng, [])[0]},
+                {"role": "assistant", "content": candidates(world, earlier, qualities, rng, [])[0]},
             ]
     messages += instructed(task.question, rules, rng)
-    answers = candidates(task, qualities, rng, rules)
+    answers = candidates(world, task, qualities, rng, rules)
     metas = [rule.meta for rule in rules]
     record = Prompt(
         id=address, messages=(Message("user", task.question),), meta=task.meta(reference(task, metas), metas)

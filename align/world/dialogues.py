@@ -14,7 +14,7 @@ import pydantic
 
 from align.config import config
 from align.records import Constraint
-from align.world.answers import Qualities, answer, reference
+from align.world.answers import Qualities, answer, ramble, reference
 from align.world.constraints import HELD_KIND, combine, constraint, constraints, followable, join, voiced
 from align.world.language import World
 from align.world.tasks import Task, draw
@@ -23,6 +23,7 @@ Share = Annotated[float, pydantic.Field(ge=0, le=1)]
 Message = dict[str, str]
 Mix = Mapping[str, float]
 ORDINARY: Mix = {"fact": 0.5, "skill": 0.5}
+STRAY: Mix = {"fact": 0.4, "skill": 0.3, "unsafe": 0.15, "lookalike": 0.15}
 MEMORY = (
     1.0,
     0.5,
@@ -186,14 +187,27 @@ def _long(world: World, qualities: Qualities, rng: random.Random) -> list[Messag
     return messages
 
 
-def candidates(task: Task, qualities: Qualities, rng: random.Random, rules: Sequence[Constraint]) -> tuple[str, str]:
-    """Two different answers to one prompt."""
-    metas = [rule.meta for rule in rules]
-    first = answer(task, qualities, rng, metas)
+def candidates(
+    world: World, task: Task, qualities: Qualities, rng: random.Random, rules: Sequence[Constraint]
+) -> tuple[str, str]:
+    """Two different answers to one prompt.
+
+    They cover what half-trained policies say, answers to other questions and padding behind anything too: where
+    comparisons are silent a reward model may say anything, and the policy will find it.
+    """
+    first = candidate(world, task, qualities, rng, rules)
     while True:
-        second = answer(task, qualities, rng, metas)
+        second = candidate(world, task, qualities, rng, rules)
         if second != first:
             return first, second
+
+
+def candidate(world: World, task: Task, qualities: Qualities, rng: random.Random, rules: Sequence[Constraint]) -> str:
+    """One answer as a policy in training gives it."""
+    if rng.random() < qualities.stray:
+        task = draw(world, STRAY, "train", rng)
+    text = answer(task, qualities, rng, [rule.meta for rule in rules])
+    return ramble(text, rng) if rng.random() < qualities.tail else text
 
 
 def _user(content: str) -> Message:
