@@ -45,6 +45,12 @@ def test_an_answer_that_would_leave_an_empty_mask_is_named_by_file_and_line(reci
         assert "empty" in said
 
 
+def test_rows_longer_than_the_context_are_refused(recipe: Path) -> None:
+    said = refused("run", recipe, f"out={recipe.parent}/out", "batch.length=97")
+    assert "batch.length: 97 tokens a row" in said
+    assert "96" in said
+
+
 def test_a_file_without_rows_is_named(recipe: Path) -> None:
     (recipe.parent / "sft.jsonl").write_text("")
     assert "rows" in refused("run", recipe, f"out={recipe.parent}/out")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Generic, TypeVar
 import pydantic
 
 from align.config import config
-from align.errors import DataError
+from align.errors import DataError, RecipeError
 from align.records import Batch, PairBatch, Row
 
 if TYPE_CHECKING:
@@ -32,6 +32,16 @@ class BatchConfig:
     micro_rows: Annotated[int, pydantic.Field(ge=1)]  # a forward pass on one rank
     length: Annotated[int, pydantic.Field(ge=8)]  # tokens a row at most
     epochs: Annotated[float, pydantic.Field(gt=0)] = 1.0
+
+
+def check_length(batch: BatchConfig, context: int) -> None:
+    """Refuse rows that the model cannot see whole.
+
+    Raises:
+        RecipeError: ``batch.length`` is more than the context's tokens.
+    """
+    if batch.length > context:
+        raise RecipeError(f"batch.length: {batch.length} tokens a row, and the model's context is {context}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import pydantic
 
 from align.config import config, to_plain
-from align.data.batches import BatchConfig, packed_batches
+from align.data.batches import BatchConfig, check_length, packed_batches
 from align.engine.launch import LaunchConfig
 from align.engine.optim import OptimConfig
 from align.engine.zero import ZeroConfig
@@ -53,6 +53,7 @@ def run(recipe: Recipe, out: Path) -> None:
     from align.engine.zero import wrap
     from align.model.llama import Llama, init_weights
 
+    check_length(recipe.batch, recipe.model.max_seq_len)
     dist.setup()
     work = work_dir(out)
     paths = [Path(path) for path in recipe.text.paths]

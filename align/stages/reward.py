@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import pydantic
 
 from align.config import config, to_plain
-from align.data.batches import BatchConfig, pair_batches
+from align.data.batches import BatchConfig, check_length, pair_batches
 from align.engine.launch import LaunchConfig
 from align.engine.optim import OptimConfig
 from align.engine.zero import ZeroConfig
@@ -66,6 +66,7 @@ def run(recipe: Recipe, out: Path) -> None:
 
     dist.setup()
     start = Path(recipe.policy)
+    check_length(recipe.batch, read_config(start).max_seq_len)
     tokenizer = Tokenizer(start / "tokenizer.model")
     main, other = read_pairs(recipe.data.main), read_pairs(recipe.data.other)
     drawn = mix(main, other, recipe.data.main_share, recipe.seed)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from align.config import config, to_plain
-from align.data.batches import BatchConfig, packed_batches
+from align.data.batches import BatchConfig, check_length, packed_batches
 from align.engine.launch import LaunchConfig
 from align.engine.optim import OptimConfig
 from align.engine.zero import ZeroConfig
@@ -53,6 +53,7 @@ def run(recipe: Recipe, out: Path) -> None:
 
     dist.setup()
     start = Path(recipe.policy)
+    check_length(recipe.batch, read_config(start).max_seq_len)
     tokenizer = Tokenizer(start / "tokenizer.model")
     rows, counts = [], {}
     for source in recipe.data:
