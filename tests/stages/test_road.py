@@ -36,6 +36,8 @@ STAGES = [
     "evaluation",
 ]
 
+TAGS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
+
 
 def command(out: Path) -> list[str]:
     return [sys.executable, "-m", "align.cli", "pipeline", str(PIPELINE), f"out={out}"]
@@ -100,7 +102,7 @@ def test_the_best_answer_of_each_prompt_is_the_one_with_the_highest_score(road):
     rollouts = list(read_rollouts(out / "reject" / "rollouts.jsonl"))
     best: dict[str, dict] = {}
     for rollout in rollouts:
-        usable = rollout["finish"] == "stop" and rollout["answer"] and "[" not in rollout["answer"]
+        usable = rollout["finish"] == "stop" and rollout["answer"] and not any(t in rollout["answer"] for t in TAGS)
         known = best.get(rollout["prompt_id"])
         if usable and (known is None or rollout["scores"]["combined"] > known["scores"]["combined"]):
             best[rollout["prompt_id"]] = rollout
@@ -117,7 +119,7 @@ def test_scores_in_the_rollouts_are_the_reward_models_own(road):
     for rollout in list(read_rollouts(out / "reject" / "rollouts.jsonl"))[:5]:
         prompt = encode_prompt(tokenizer, prompts[rollout["prompt_id"]].messages)
         tokens = torch.tensor([[*prompt, *rollout["tokens"]]])
-        assert float(model(tokens)[0, -1]) == pytest.approx(rollout["scores"]["safety"], abs=1e-4)
+        assert float(model(tokens)[0, -1].detach()) == pytest.approx(rollout["scores"]["safety"], abs=1e-4)
 
 
 def test_ghost_dialogues_hold_the_instruction_in_the_first_turn_only(road):
