@@ -135,7 +135,7 @@ def answer_batch(prompts: Tokens, answers: Tokens) -> Batch:
         tokens[row, :start], tokens[row, start:end] = prompt, answer
         mask[row, start:end] = True
     positions = np.broadcast_to(np.arange(width), tokens.shape).copy()
-    return Batch(*(torch.from_numpy(a) for a in (tokens, mask, positions)), None)
+    return Batch(torch.from_numpy(tokens), torch.from_numpy(mask), torch.from_numpy(positions), None)
 
 
 def groups(prompts: Tokens, answers: Tokens, batch_tokens: int) -> Iterator[list[int]]:
