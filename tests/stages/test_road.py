@@ -153,3 +153,22 @@ def test_killed_again_and_again_the_same_command_finishes(road, tmp_path):
             == read_manifest(undisturbed / name).files["model.safetensors"]
         )
     assert read_manifest(out / "evaluation", verify=True).metrics.keys() == {"policies"}
+
+
+@pytest.mark.slow
+def test_ppo_on_two_processes_learns_what_one_does(road, tmp_path):
+    out, _ = road
+    recipe = PIPELINE.parent.parent.parent / "recipes" / "world" / "ppo.yaml"
+    settings = [
+        f"policy={out / 'gatt'}", f"helpful={out / 'reward-helpful'}", f"safety={out / 'reward-safety'}",
+        f"prompts={out / 'data' / 'prompts.jsonl'}", "ppo.iterations=2", "ppo.prompts=16", "ppo.mini_batch=8",
+        "zero.dtype=fp32",
+    ]  # fmt: skip
+    logged = []
+    for processes in (1, 2):
+        made = tmp_path / f"ppo-{processes}"
+        one = [sys.executable, "-m", "align.cli", "run", str(recipe), *settings]
+        subprocess.run([*one, f"launch.processes={processes}", f"out={made}"], check=True, timeout=300)
+        logged.append([json.loads(line) for line in (made / "metrics.jsonl").read_text().splitlines()])
+    for alone, shared in zip(*logged, strict=True):
+        assert shared == pytest.approx(alone, abs=1e-4)
