@@ -99,7 +99,8 @@ def write_pipeline(folder: Path, stages: str | None = None) -> Path:
 
 
 DRIVER = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored
 sys.path.insert(0, sys.argv[1])
 from tests import fake_stages
 fake_stages.register(lambda mapping, key, value: mapping.__setitem__(key, value))

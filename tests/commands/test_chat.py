@@ -55,7 +55,8 @@ def test_ctrl_c_stops_the_answer_and_not_the_conversation(policy: Path) -> None:
     controller, terminal = pty.openpty()
     # 96 tokens of context hold no long answer, so the answer is slowed down instead
     code = (
-        "import sys, time; import align.commands.chat as chat\n"
+        "import signal, sys, time; import align.commands.chat as chat\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job starts with it ignored
         "def slow(*_, **__):\n"
         "    for token in [300, 301] * 500:\n"
         "        yield token; time.sleep(0.05)\n"
