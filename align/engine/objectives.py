@@ -23,12 +23,10 @@ def lm_terms(engine: Engine, batch: Batch) -> dict[str, Term]:
 
     from align.data.batches import predictors
     from align.engine.step import Term
-    from align.losses import sft_loss
+    from align.losses import token_logprobs
 
     logits = engine(batch.tokens, batch.positions, batch.segments, at=predictors(batch.mask))
     targets = batch.tokens[batch.mask]
     with torch.no_grad():
         right = (logits.argmax(-1) == targets).float()
-    every = torch.ones_like(targets, dtype=torch.bool)
-    loss = sft_loss(logits[None], targets[None], every[None])
-    return {"loss": Term(loss[0], None), "accuracy": Term(right, None, weight=0.0)}
+    return {"loss": Term(-token_logprobs(logits, targets)), "accuracy": Term(right, None, weight=0.0)}

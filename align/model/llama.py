@@ -21,6 +21,9 @@ from align.model.cache import KVCache as KVCache  # offered here too: a forward'
 from align.model.config import LlamaConfig
 
 
+PLAIN = 256  # rows up to so many tokens are trained with attention written out, on a CPU in bf16
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * weight: normalised in fp32, cast to the input's dtype, then scaled."""
 
@@ -119,7 +122,20 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         grouped = q.reshape(B, k.shape[1], -1, E) * E**-0.5
         weights = (torch.matmul(grouped, k.transpose(2, 3)) + mask).float().softmax(-1)
         return torch.matmul(weights.to(v.dtype), v).view(B, H, 1, E)
+    if 1 < T == k.shape[2] <= PLAIN and q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.requires_grad:
+        return _attend_plainly(q, k, v, mask)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=k.shape[1] != H)
+
+
+def _attend_plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """The same, written out: in bf16 on a CPU the fused kernel's backward takes longer on short rows."""
+    B, H, T, E = q.shape
+    K, S = k.shape[1], k.shape[2]
+    if mask is None:
+        mask = torch.full((T, S), float("-inf"), dtype=q.dtype, device=q.device).triu_(1)[None, None]
+    grouped = (q * E**-0.5).reshape(B, K, H // K * T, E)
+    weights = torch.matmul(grouped, k.transpose(2, 3)).view(B, K, H // K, T, S) + mask[:, :, None]
+    return torch.matmul(weights.softmax(-1).view(B, K, H // K * T, S), v).view(B, H, T, E)
 
 
 class MLP(nn.Module):

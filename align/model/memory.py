@@ -1,7 +1,8 @@
 """How much memory a run will need on each device, worked out before anything is loaded and without torch.
 
 The parts follow from the sizes; activations are those that this library's forward keeps for backward (a test
-counts them). A framework's own needs and fragmentation come on top: leave a tenth free.
+counts them; on a CPU short bf16 rows keep their attention weights too, some MiB). A framework's own needs and
+fragmentation come on top: leave a tenth free.
 """
 
 from __future__ import annotations

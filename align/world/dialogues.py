@@ -6,6 +6,7 @@ Ghost Attention has to mend.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -154,11 +155,27 @@ def ghost_dialogue(world: World, turns: int, rule: Constraint, identity: str, rn
     }
 
 
-def long_rules() -> list[Constraint]:
-    """The rules of the long test dialogues: held-out ones and, as many again, trained ones."""
-    trained = [constraint(rule.kind, rule.meta["entity"]) for rule in constraints("train")]
+def long_rules(count: int) -> list[Constraint]:
+    """The rules of ``count`` long test dialogues: of six, three trained, two of unseen entities, one of the unseen kind.
+
+    Each of the three goes through its kinds in turn.
+    """
     unseen = constraints("test")
-    return [rule for pair in zip(unseen, trained, strict=False) for rule in pair]
+    trained = [constraint(rule.kind, rule.meta["entity"]) for rule in constraints("train")]
+    entities = [rule for rule in unseen if rule.kind != HELD_KIND]
+    words = [rule for rule in unseen if rule.kind == HELD_KIND]
+    sources = [itertools.cycle(_by_turns(rules)) for rules in (trained, entities, words)]
+    return [next(sources[index]) for index in itertools.islice(itertools.cycle((0, 1, 0, 1, 0, 2)), count)]
+
+
+def _by_turns(rules: Sequence[Constraint]) -> list[Constraint]:
+    """Rules sorted so that neighbours differ in kind, as far as they can."""
+    place: dict[str, int] = {}
+    ranked = []
+    for rule in rules:
+        place[rule.kind] = place.get(rule.kind, 0) + 1
+        ranked.append((place[rule.kind], rule))
+    return [rule for _, rule in sorted(ranked, key=lambda pair: pair[0])]
 
 
 def _long(world: World, qualities: Qualities, rng: random.Random) -> list[Message]:

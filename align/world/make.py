@@ -152,10 +152,10 @@ def _ghost_prompts(world: World, count: int) -> Iterator[dict[str, Any]]:
 
 
 def _ghost_test(world: World, recipe: Recipe) -> Iterator[dict[str, Any]]:
-    rules = long_rules()
+    rules = long_rules(recipe.ghost_test)
     for number in range(recipe.ghost_test):
         rng = addressed(world.seed, "ghost test", number)
-        yield ghost_dialogue(world, recipe.ghost_turns, rules[number % len(rules)], f"ghost-test-{number}", rng)
+        yield ghost_dialogue(world, recipe.ghost_turns, rules[number], f"ghost-test-{number}", rng)
 
 
 def _ceilings(world: World, kind: Kind, recipe: Recipe) -> dict[str, dict[str, float]]:

@@ -17,7 +17,7 @@ from align.world import deeds
 from align.world.answers import RAMBLINGS
 from align.world.constraints import ENTITIES, constraint, obey, voiced
 from align.world.language import ATTRIBUTES, LETTERS, NOUNS, World, addressed
-from align.world.tasks import SKILLS, skill
+from align.world.tasks import SKILLS, Task, fact, skill
 
 Count = Annotated[int, pydantic.Field(ge=0)]
 SMALL_TALK = (
@@ -32,6 +32,7 @@ class TextSizes:
     """Documents of each sort in the pre-training text."""
 
     facts: Count
+    quizzes: Count = 0
     skills: Count
     songs: Count
     lore: Count
@@ -40,9 +41,11 @@ class TextSizes:
 
 def documents(world: World, sizes: TextSizes) -> Iterator[str]:
     """The documents, shuffled."""
-    order = [name for name in ("facts", "skills", "songs", "lore", "dialogues") for _ in range(getattr(sizes, name))]
+    makers = {
+        "facts": _facts, "quizzes": _quiz, "skills": _skills, "songs": _song, "lore": _lore, "dialogues": _dialogue,
+    }  # fmt: skip
+    order = [name for name in makers for _ in range(getattr(sizes, name))]
     addressed(world.seed, "text order").shuffle(order)
-    makers = {"facts": _facts, "skills": _skills, "songs": _song, "lore": _lore, "dialogues": _dialogue}
     for number, name in enumerate(order):
         yield makers[name](world, addressed(world.seed, "text", number))
 
@@ -59,15 +62,31 @@ def _facts(world: World, rng: random.Random) -> str:
     return " ".join(told)
 
 
-def _skills(world: World, rng: random.Random) -> str:
-    """Three worked examples; of the sums, which are few and learnt by heart, the held-out ones too."""
+def _quiz(world: World, rng: random.Random) -> str:
+    """Three claims, half of them false, and what people say to each: so that truth is something to be seen."""
     told = []
     for _ in range(3):
-        name = rng.choice(SKILLS)
-        held = name == "add" and rng.random() < 0.2
-        task = skill(name, "test" if held else "train", False, rng)
-        told.append(f"{task.question} {task.statement}.")
+        if rng.random() < 0.5:
+            task = fact(world, rng.choice(("train", "train", "test")), False, rng)
+        else:
+            task = _skill(rng)
+        true = rng.random() < 0.5
+        claim = task.statement if true else rng.choice(task.wrong)
+        told.append(f"{task.question} {claim}. that is {'right' if true else 'wrong'}.")
     return " ".join(told)
+
+
+def _skills(world: World, rng: random.Random) -> str:
+    """Three worked examples."""
+    tasks = [_skill(rng) for _ in range(3)]
+    return " ".join(f"{task.question} {task.statement}." for task in tasks)
+
+
+def _skill(rng: random.Random) -> Task:
+    """A list or a sum; of the sums, which are few and learnt by heart, the held-out ones too."""
+    name = rng.choice(SKILLS)
+    held = name == "add" and rng.random() < 0.2
+    return skill(name, "test" if held else "train", False, rng)
 
 
 def _song(world: World, rng: random.Random) -> str:

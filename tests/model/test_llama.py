@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from align.errors import ShapeError
-from align.model.llama import KVCache, Llama, init_weights, rope_table, rotate
+from align.model.llama import (
+    KVCache,
+    Llama,
+    _attend_plainly,
+    attend,
+    init_weights,
+    packed_mask,
+    rope_table,
+    rotate,
+)
 from tests.model.peers import policies, randomise, tiny
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -191,6 +200,22 @@ def test_bf16_keeps_angles_and_logits_in_fp32() -> None:
     rough = ours(tokens_of(1, 8), 4000 + torch.arange(8)[None])
     assert rough.dtype == torch.float32
     torch.testing.assert_close(rough, exact, rtol=0, atol=0.08)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_attention_written_out_equals_the_fused_kernel(kv_heads: int, packed: bool) -> None:
+    draws = torch.Generator().manual_seed(3)
+    given = [torch.randn(2, heads, 19, 8, generator=draws) for heads in (4, kv_heads, kv_heads)]
+    mask = packed_mask(tokens_of(2, 19, seed=1).sort().values // 20, torch.float32) if packed else None
+    upstream = torch.randn(2, 4, 19, 8, generator=draws)
+    found = []
+    for attention in (attend, _attend_plainly):
+        q, k, v = (one.clone().requires_grad_() for one in given)
+        out = attention(q, k, v, mask)
+        found.append((out, *torch.autograd.grad(out, (q, k, v), upstream)))
+    for fused, written in zip(*found, strict=True):
+        torch.testing.assert_close(written, fused, **CLOSE)
 
 
 def test_rotation_pairs_i_with_i_plus_half() -> None:
