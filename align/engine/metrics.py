@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from align.engine import dist
 from align.errors import ArtifactError
+from align.progress import LINE_EVERY, bar, clock
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
-LINE_EVERY = 10.0  # seconds between plain lines
+    from rich.progress import Progress
 
 
 class Metrics:
@@ -50,7 +49,7 @@ class Metrics:
         self._timings = (folder / "timings.jsonl").open("a")
         self._events = _event_writer(folder / "tensorboard", start)
         if sys.stderr.isatty():
-            self._bar, self._task = _progress_bar(label, total, start)
+            self._bar, self._task = bar(label, total, start)
 
     def __enter__(self) -> Metrics:
         return self
@@ -108,7 +107,7 @@ class Metrics:
             rate = (done - self.start) / max(now - self._began, 1e-9)
             left = (self.total - done) / rate
             print(
-                f"{self.label}: step {done}/{self.total}, {shown}, {rate:.3g} steps/s, {_clock(left)} left",
+                f"{self.label}: step {done}/{self.total}, {shown}, {rate:.3g} steps/s, {clock(left)} left",
                 file=sys.stderr,
                 flush=True,
             )
@@ -147,20 +146,3 @@ def _event_writer(folder: Path, start: int) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(folder), purge_step=start or None, max_queue=100)
-
-
-def _progress_bar(label: str, total: int, start: int) -> tuple[Progress, TaskID]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, TextColumn("{task.fields[shown]}"), console=Console(stderr=True))
-    task = bar.add_task(label, total=total, completed=start, shown="")
-    bar.start()
-    return bar, task
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Any
 from align.errors import LaunchError
 
 Future = Any  # ray.ObjectRef
+CONNECT = 10.0  # seconds that a running cluster may take to accept a connection
 
 
 class ActorLostError(Exception):
@@ -32,9 +34,16 @@ class Worker:
     def __init__(self) -> None:
         self.made: Any = None
 
-    def make(self, make: Callable[[], Any]) -> None:
-        """Make the object: a call of its own, so that what it raises is not taken for a lost process."""
+    def make(self, make: Callable[[], Any]) -> str:
+        """Make the object: a call of its own, so that what it raises is not taken for a lost process.
+
+        Returns:
+            Where this is, for messages: process and node.
+        """
+        import ray
+
         self.made = make()
+        return f"process {os.getpid()} on {ray.util.get_node_ip_address()}"
 
     def call(self, method: str, *args: Any) -> Any:
         """Call a method of the object."""
@@ -51,6 +60,9 @@ class Placement:
 
     cpus: float
     gpus: float
+
+    def __str__(self) -> str:
+        return f"{self.cpus:g} CPUs and {self.gpus:g} GPUs"
 
 
 @contextmanager
@@ -73,12 +85,14 @@ def session(address: str | None, cpus: int, object_store_mb: int, logs: str | No
     if ray.is_initialized():
         yield
         return
+    address = address or os.environ.get("RAY_ADDRESS")
+    _knock(address)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if address or os.environ.get("RAY_ADDRESS"):
-                ray.init(address=address or os.environ["RAY_ADDRESS"], **quiet)
+            if address:
+                ray.init(address=address, **quiet)
             else:
                 ray.init(
                     num_cpus=cpus,
@@ -156,6 +170,25 @@ def share(value: Any) -> Future:
     import ray
 
     return ray.put(value)
+
+
+def room() -> str:
+    """What the cluster has and what of it is free, for messages."""
+    import ray
+
+    every, free = ray.cluster_resources(), ray.available_resources()
+    counted = [f"{free.get(name, 0):g} of {every.get(name, 0):g} {name}s" for name in ("CPU", "GPU")]
+    return f"free in the cluster: {' and '.join(counted)}"
+
+
+def _knock(address: str | None) -> None:
+    """Refuse ``host:port`` where nobody listens: Ray itself would try for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        try:
+            socket.create_connection((host, int(port)), timeout=CONNECT).close()
+        except OSError as error:
+            raise LaunchError(f"Ray at {address}: {error}; start it with `ray start --head` or mend address") from error
 
 
 def _cause(error: Exception) -> str:

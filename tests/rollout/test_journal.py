@@ -131,9 +131,9 @@ def test_killed_anywhere_any_number_of_times(prompts: int, samples: int, kills: 
 
 
 def lines(path: Path) -> list[tuple[int, int]]:
-    """The addresses on whole lines, read by eye: ``[prompt, sample, …``."""
+    """The addresses on whole lines, read by eye: ``[[prompt, sample, …``."""
     if not path.exists():
         return []
     whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    addresses = [line.removeprefix("[").split(", ")[:2] for line in whole]
+    addresses = [line.removeprefix("[[").split(", ")[:2] for line in whole]
     return [(int(prompt), int(sample)) for prompt, sample in addresses]

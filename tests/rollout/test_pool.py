@@ -21,7 +21,7 @@ from align.records import Request, Rollout
 from align.rollout import actors
 from align.rollout.backend import SamplingConfig
 from align.rollout.fleet import Fleet
-from align.rollout.pool import PoolConfig, RayPool, deal, end_of_answer, open_pool, open_scorers
+from align.rollout.pool import Pool, PoolConfig, deal, end_of_answer, open_pool, open_scorers
 from align.rollout.sync import hand_over
 from tests.fakes import TINY, FakeBackend, UnluckyBackend, tiny_llama, tiny_scorer, unmakeable
 from tests.rollout.test_local import prompts, requests, words
@@ -82,10 +82,10 @@ def test_actors_answer_as_the_engine_does_in_order_and_take_weights(policy: Path
             pool.generate([Request(3, (1,) * 96)], SAMPLING)
         with pytest.raises(WeightsError, match="nonsense"):
             pool.load_weights({"nonsense": tiny_llama().lm_head.weight})
-        assert isinstance(pool, RayPool)
-        os.kill(actors.pid(pool.fleet.members[0].actor), signal.SIGKILL)
+        assert isinstance(pool.crew, Fleet)
+        os.kill(actors.pid(pool.crew.members[0].actor), signal.SIGKILL)
         assert words(pool.generate(work, SAMPLING)) == words(later)  # its successor has the pushed weights too
-        assert pool.fleet.replaced >= 1
+        assert pool.crew.replaced >= 1
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -104,7 +104,7 @@ def test_actors_lost_twice_change_nothing(what: str, timeout: float, tmp_path: P
     told: list[Rollout] = []
     with fleet(partial(UnluckyBackend, what, 7, tmp_path, times=2), timeout=timeout) as unlucky:
         unlucky.prepare("load_weights", tmp_path, "v3")
-        found = RayPool(unlucky, chunk=3).generate(WORK, SAMPLING, told.append)
+        found = Pool(unlucky, chunk=3).generate(WORK, SAMPLING, told.append)
         assert unlucky.replaced == 2
     assert [r.tokens for r in found] == [r.tokens for r in RIGHT]
     assert {r.version for r in found} == {"v3"}
@@ -117,12 +117,12 @@ def test_too_many_losses_tell_where_and_why() -> None:
         fleet(partial(UnluckyBackend, "kill", 4), retries=1) as doomed,
         pytest.raises(RolloutError, match=r"was lost: .*at generate\(prompts 4 to 5\); 2 actors"),
     ):
-        RayPool(doomed, chunk=4).generate(WORK, SAMPLING)
+        Pool(doomed, chunk=4).generate(WORK, SAMPLING)
     with (
         fleet(partial(UnluckyBackend, "hang", 4), retries=0, timeout=3) as doomed,
         pytest.raises(RolloutError, match=r"did not answer within 3 s, at generate\(prompts 4 to 5\)"),
     ):
-        RayPool(doomed, chunk=4).generate(WORK, SAMPLING)
+        Pool(doomed, chunk=4).generate(WORK, SAMPLING)
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -130,20 +130,26 @@ def test_the_first_error_is_surfaced_finished_work_is_kept_and_the_pool_goes_on(
     told: list[Rollout] = []
     with fleet(partial(UnluckyBackend, "raise", 9), size=1) as failing:
         with pytest.raises(RolloutError, match=r"generate\(prompts 8 to 9\): ArithmeticError: the fake was told"):
-            RayPool(failing, chunk=4).generate(WORK, SAMPLING, told.append)
+            Pool(failing, chunk=4).generate(WORK, SAMPLING, told.append)
         assert {r.prompt for r in told} == set(range(8))
-        assert RayPool(failing, chunk=4).generate(WORK[:4], SAMPLING) == RIGHT[:4]
+        assert Pool(failing, chunk=4).generate(WORK[:4], SAMPLING) == RIGHT[:4]
     with (
         fleet(unmakeable) as failing,
         pytest.raises(RolloutError, match="starting: FileNotFoundError: no such weights"),
     ):
-        RayPool(failing, chunk=4).generate(WORK, SAMPLING)
+        Pool(failing, chunk=4).generate(WORK, SAMPLING)
 
 
 def test_work_is_dealt_whole_and_evenly() -> None:
-    assert [list(part) for part in deal(range(10), chunk=4, actors=1)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    assert [len(part) for part in deal(range(10), chunk=256, actors=2)] == [3, 3, 3, 1]
-    assert deal([], chunk=4, actors=2) == []
+    assert [list(part) for part in deal(range(18), chunk=4)] == [
+        [0, 1, 2, 3],
+        [4, 5, 6, 7],
+        [8, 9, 10, 11],
+        [12, 13, 14, 15],
+        [16, 17],
+    ]
+    assert [len(part) for part in deal(range(10), chunk=256)] == [3, 3, 3, 1]
+    assert deal([], chunk=4) == []
 
 
 def test_the_end_of_an_answer_is_read_from_the_folder(policy: Path, tmp_path: Path) -> None:
