@@ -1,0 +1,54 @@
+"""A rejection-sampling job whose actors die or hang on the way leaves the data of an undisturbed one, byte for byte."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from align.runner import make_task, perform
+from tests.rollout import job
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    job.make_models(root)
+    return root
+
+
+def run(models: Path, out: Path, **pool: Any) -> dict[str, bytes]:
+    perform(make_task(job.recipe(models, out, **pool), "test"), print)
+    return job.dataset(out)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(models: Path, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    found = run(models, tmp_path_factory.mktemp("undisturbed") / "reject")
+    assert len(found["rollouts.jsonl"].splitlines()) == 2 * job.PROMPTS * job.SAMPLES
+    assert len(found["best.jsonl"].splitlines()) > 10
+    return found
+
+
+@pytest.mark.parametrize(("number", "timeout"), [(signal.SIGKILL, 120.0), (signal.SIGSTOP, 4.0)], ids=["kill", "hang"])
+def test_actors_struck_twice_leave_the_same_bytes(
+    number: int, timeout: float, models: Path, undisturbed: dict[str, bytes], tmp_path: Path, capfd: Any
+) -> None:
+    out = tmp_path / "reject"
+    with job.struck(out, os.getpid(), number, times=2) as hit:
+        found = run(models, out, timeout_s=timeout)
+    assert len(hit) == 2
+    assert found == undisturbed
+    said = capfd.readouterr().err
+    assert said.count("another takes its place") >= 2
+    assert all(f"(process {pid} on " in said for pid in hit), said
+
+
+@pytest.mark.parametrize("actors", [1, 3])
+def test_the_number_of_actors_changes_no_byte(
+    actors: int, models: Path, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    assert run(models, tmp_path / "reject", actors=actors) == undisturbed
