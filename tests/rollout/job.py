@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import threading
@@ -67,7 +68,7 @@ def journalled(out: Path) -> list[bytes]:
     """The chunks written down so far, whole lines only."""
     files = sorted(work_dir(out).rglob("*.jsonl"), key=lambda path: (path.stat().st_mtime_ns, path.name))
     lines = [line for path in files for line in path.read_bytes().splitlines(keepends=True)]
-    return [line for line in lines if line.startswith(b"[[") and line.endswith(b"\n")]
+    return [line for line in lines if re.match(rb"\[\[\d", line) and line.endswith(b"\n")]
 
 
 def descendants(root: int) -> list[int]:
