@@ -82,10 +82,11 @@ def test_the_command_killed_and_started_again_leaves_the_same_bytes_and_samples_
     for share in (4, 2):  # killed after a quarter and after half of the chunks
         with command(recipe, tmp_path) as running:
             job.until(lambda share=share: len(job.journalled(out)) >= job.CHUNKS // share, 200)
-            below = job.descendants(running.pid)
+            below = job.actors_below(running.pid)
+            assert len(below) == 2
             running.kill()
             running.wait()
-            job.until(lambda below=below: not any(map(job.alive, below)), 60)  # Ray ends with its driver
+            job.until(lambda below=below: not any(map(job.alive, below)), 60)  # actors end with their driver
         assert not out.exists()
         lines = job.journalled(out)
         assert set(kept) <= set(lines)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
+import yaml
 
 from align.config import parse, to_plain
 from align.errors import ArtifactError, DataError, RecipeError, RolloutError, WeightsError
@@ -188,3 +192,13 @@ print(len(found))
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
+
+
+def test_the_page_on_ray_shows_settings_that_are_read_and_a_cluster_that_ray_takes() -> None:
+    import ray
+
+    docs = Path(__file__).parents[2] / "docs"
+    shown = re.findall(r"```yaml\n(.*?)```", (docs / "ray.md").read_text(), re.DOTALL)
+    assert [parse(PoolConfig, yaml.safe_load(text)["pool"], "docs/ray.md").kind for text in shown] == 3 * ["ray"]
+    schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
+    jsonschema.validate(yaml.safe_load((docs / "ray-cluster.yaml").read_text()), schema)
