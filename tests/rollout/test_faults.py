@@ -33,7 +33,11 @@ def undisturbed(models: Path, ray_session: None, tmp_path_factory: pytest.TempPa
     return found
 
 
-@pytest.mark.parametrize(("number", "timeout"), [(signal.SIGKILL, 120.0), (signal.SIGSTOP, 4.0)], ids=["kill", "hang"])
+@pytest.mark.parametrize(
+    ("number", "timeout"),
+    [(signal.SIGKILL, 120.0), pytest.param(signal.SIGSTOP, 4.0, marks=pytest.mark.slow)],
+    ids=["kill", "hang"],
+)
 def test_actors_struck_twice_leave_the_same_bytes(
     number: int, timeout: float, models: Path, undisturbed: dict[str, bytes], tmp_path: Path, capfd: Any
 ) -> None:
@@ -47,6 +51,7 @@ def test_actors_struck_twice_leave_the_same_bytes(
     assert all(f"(process {pid} on " in said for pid in hit), said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("actors", [1, 3])
 def test_the_number_of_actors_changes_no_byte(
     actors: int, models: Path, undisturbed: dict[str, bytes], tmp_path: Path
