@@ -22,6 +22,7 @@ def generate(
     top_p: float = 1.0,
     top_k: int = 0,
     eos: int | Sequence[int] = 2,
+    stop: Sequence[Sequence[int]] = (),
     seed: int = 0,
     step: int = 0,
     samples: int = 1,
@@ -36,6 +37,7 @@ def generate(
         top_p: keep the likeliest tokens until their mass exceeds it (Meta's rule), 1 keeps all.
         top_k: keep so many of the likeliest, 0 keeps all.
         eos: tokens that end an answer; the one reached belongs to the answer.
+        stop: sequences of tokens that end an answer likewise.
         seed: with step, the indices of prompt and sample, and the token's position, the address of each draw.
         step: see seed.
         samples: answers a prompt.
@@ -43,7 +45,7 @@ def generate(
     Returns:
         ``samples`` answers of each prompt, in order; log-probs under what was drawn from (at T = 0: T = 1).
     """
-    stops = {eos} if isinstance(eos, int) else set(eos)
+    endings = [(token,) for token in ([eos] if isinstance(eos, int) else eos)] + [tuple(ending) for ending in stop]
     device = next(model.parameters()).device
     rollouts = []
     for index, prompt in enumerate(prompts):
@@ -51,7 +53,9 @@ def generate(
             tokens = list(prompt)
             logprobs: list[float] = []
             room = min(max_new_tokens, model.config.max_seq_len - len(prompt))
-            while len(logprobs) < room and not (logprobs and tokens[-1] in stops):
+            answer: tuple[int, ...] = ()
+            stopped = False
+            while len(logprobs) < room and not stopped:
                 logits = model(torch.tensor([tokens], device=device))[0, -1]
                 logprob = filtered_logprobs(logits, temperature, top_p, top_k)
                 if temperature == 0:
@@ -60,8 +64,8 @@ def generate(
                     token = draw(logprob, uniform(seed, step, index, sample, len(tokens)))
                 tokens.append(token)
                 logprobs.append(float(logprob[token]))
-            answer = tuple(tokens[len(prompt) :])
-            stopped = bool(answer) and answer[-1] in stops
+                answer = tuple(tokens[len(prompt) :])
+                stopped = any(answer[-len(ending) :] == ending for ending in endings)
             rollouts.append(
                 Rollout(index, sample, answer, tuple(logprobs), "stop" if stopped else "length", version="0")
             )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     Weights: TypeAlias = Path | Mapping[str, Tensor]
 
 Temperature: TypeAlias = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
+TokenId: TypeAlias = Annotated[int, pydantic.Field(ge=0)]
 Share: TypeAlias = Annotated[float, pydantic.Field(gt=0, le=1)]
 
 
@@ -30,6 +31,8 @@ class SamplingConfig:
     top_p: Share = 1.0  # tokens before which the mass is at most top_p stay, as in Meta's chat code
     top_k: Annotated[int, pydantic.Field(ge=0)] = 0  # 0 keeps all; ties with the k-th stay
     max_new_tokens: Annotated[int, pydantic.Field(ge=1)]  # EOS counts; cut to what the context has room for
+    # an answer that ends with one of these sequences is done, as at EOS, and keeps it
+    stop: tuple[Annotated[tuple[TokenId, ...], pydantic.Field(min_length=1)], ...] = ()
 
 
 class Backend(Protocol):

@@ -1,8 +1,8 @@
 """The in-repo sampling engine: continuous batching over a fixed pool of slots, one prefill for a prompt's samples.
 
-A request waits; its prompt is prefilled into a staging row of the cache, once for all samples; the row is copied
-to a free slot; the slot is decoded one token a step with all others and refilled in the step after its last
-token. The decode step is tensors only; Python looks at rows when one is done or admitted.
+A request waits; its prompt is prefilled once for all samples; it takes a free slot, is decoded one token a step
+with all others, and its slot is refilled in the step after its last token. The decode step is tensors only; Python
+looks at answers when one comes, goes or has filled a page.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from align.model.llama import KVCache, Llama
+from align.model.llama import Llama
 from align.model.strict import DTYPES
 from align.records import Request, Rollout
 from align.rollout.backend import SamplingConfig, check_requests, room
-from align.rollout.slots import Slots, Waiting, least_rows, round_up
+from align.rollout.dense import Dense
+from align.rollout.paged import Paged
+from align.rollout.slots import LEAST, Slots, Waiting, round_up
 from align.rollout.sync import fill
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ PREFILL_TOKENS = 8192  # of one prefill, padding included: bounds its activation
 
 
 class LocalEngine:
-    """A policy and its cache, held open between calls, each of which reads the weights as they then are."""
+    """A policy held open between calls, each of which reads the weights as they then are."""
 
     def __init__(
         self,
@@ -51,7 +53,6 @@ class LocalEngine:
         self.slots = slots
         self.max_len = min(max_len or model.config.max_seq_len, model.config.max_seq_len)
         self.version = version
-        self._cache: KVCache | None = None
 
     @torch.inference_mode()
     def generate(
@@ -59,18 +60,25 @@ class LocalEngine:
     ) -> list[Rollout]:
         """Answer every request; see :class:`align.rollout.backend.Backend`."""
         check_requests(requests, self.max_len)
+        if not requests:
+            return []
         rollouts: dict[int, Rollout] = {}
         waiting = Waiting(requests)
         slots = min(self.slots, len(requests))
-        columns = max(slots, least_rows())
-        staged = range(columns, columns + min(waiting.prompts, max(4, slots // 4)))
-        longest = max((len(r.tokens) + room(r, sampling, self.max_len) for r in requests), default=1)
-        cache = self._room_for(staged.stop, longest)
-        table = Slots(self.model, cache, self.stops, sampling, slots=slots, columns=columns, max_len=self.max_len)
+        columns = round_up(slots, LEAST)
+        device = next(self.model.parameters()).device
+        decoder = (Paged if device.type == "cpu" else Dense)(
+            self.model,
+            columns=columns,
+            rows=min(waiting.prompts, slots + max(4, slots // 4)),
+            prompt=max(len(request.tokens) for request in requests),
+            answer=max(room(request, sampling, self.max_len) for request in requests),
+        )
+        table = Slots(decoder, self.stops, sampling, slots=slots, columns=columns, max_len=self.max_len, device=device)
         while waiting or table.running:
             while waiting and table.free:
                 if not waiting.ready:
-                    self._prefill(waiting, cache, staged)
+                    waiting.stage(decoder, PREFILL_TOKENS)
                 table.admit(waiting.take(len(table.free)), requests)
             for index, tokens, logprobs, stopped in table.step(last=not waiting):
                 request = requests[index]
@@ -95,33 +103,9 @@ class LocalEngine:
             dtype = next(name for name, value in DTYPES.items() if value == parameter.dtype)
             model = load_policy(weights, dtype, str(parameter.device))
             if model.config != self.model.config:
-                self._cache = None
                 self.max_len = min(self.max_len, model.config.max_seq_len)
             self.model = model
             self.version = version or weights.name
             return
         fill(self.model, weights, f"weights of version {version}")
         self.version = version or self.version
-
-    def _prefill(self, waiting: Waiting, cache: KVCache, rows: range) -> None:
-        """Fill staging rows with the next prompts, less each one's last token: the first decode step reads it."""
-        prompts = waiting.stage(rows, PREFILL_TOKENS)
-        if len(prompts[0]) == 1:
-            return
-        device = cache.k.device
-        width = round_up(len(prompts[0]) - 1)
-        tokens = torch.tensor([[*p[:-1], *[0] * (width + 1 - len(p))] for p in prompts], device=device)
-        cache.rows = torch.arange(rows.start, rows.start + len(prompts), device=device)
-        # padding on the right writes keys that the row's own tokens overwrite before anything attends to them
-        self.model.model(tokens, cache=cache)
-        cache.rows = None
-
-    def _room_for(self, rows: int, length: int) -> KVCache:
-        """The cache, made anew only where it is too small."""
-        held = self._cache
-        if held is None or held.k.shape[1] < rows or held.slots < length:
-            self._cache = held = None
-            parameter = next(self.model.parameters())
-            dtype = torch.float32 if parameter.device.type == "cpu" else parameter.dtype  # CPU: see KVCache
-            self._cache = held = KVCache(self.model.config, rows, round_up(length), dtype, parameter.device)
-        return held
