@@ -97,9 +97,12 @@ def read(path: Path) -> Iterator[Rollout]:
                 return
             whole += len(line)
             try:
+                found = json.loads(line)
+                if not isinstance(found, list):
+                    raise TypeError(f"found a {type(found).__name__}, expected a list of rollouts")
                 rollouts = [
                     Rollout(prompt, sample, tuple(tokens), tuple(logprobs), finish, version)
-                    for prompt, sample, tokens, logprobs, finish, version in json.loads(line)
+                    for prompt, sample, tokens, logprobs, finish, version in found
                 ]
             except (ValueError, TypeError) as error:
                 raise ArtifactError(f"{path}:{number}: no line of a journal ({error}); delete the file") from error

@@ -38,9 +38,9 @@ class Station:
 
 
 class Here:
-    """A station in this process, its calls one after another."""
+    """A station, or a backend alone, in this process: its calls one after another."""
 
-    def __init__(self, station: Station) -> None:
+    def __init__(self, station: Station | Backend) -> None:
         self.station = station
 
     def run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,9 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from align.errors import ArtifactError
 from align.records import Request, Rollout
 from align.rollout.backend import SamplingConfig
 from align.rollout.journal import generate
+from align.rollout.pool import Pool
+from align.rollout.station import Here
+from tests.fakes import FakeBackend
 
 SAMPLING = SamplingConfig(max_new_tokens=4)
 
@@ -137,3 +142,56 @@ def lines(path: Path) -> list[tuple[int, int]]:
     whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
     addresses = [line.removeprefix("[[").split(", ")[:2] for line in whole]
     return [(int(prompt), int(sample)) for prompt, sample in addresses]
+
+
+class Company(FakeBackend):
+    """Answers whose last bits depend on what is asked beside them, as a forward pass's do; dies after ``lives``."""
+
+    def __init__(self, lives: int = 1000) -> None:
+        super().__init__()
+        self.lives = lives
+        self.asked: Counter[tuple[int, int]] = Counter()
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        sampling: SamplingConfig,
+        on_result: Callable[[Rollout], None] | None = None,
+    ) -> list[Rollout]:
+        if self.lives == 0:
+            raise KilledError
+        self.lives -= 1
+        self.asked.update((r.prompt, r.sample) for r in requests)
+        bits = sum(0.1**request.prompt for request in requests)
+        return [Rollout(r.prompt, r.sample, (r.prompt,), (-bits,), "stop", "0") for r in requests]
+
+
+@given(count=st.integers(1, 40), chunk=st.integers(1, 12), lives=st.lists(st.integers(0, 5), max_size=3), cut=st.data())
+def test_a_pool_killed_anywhere_answers_in_the_same_company(
+    count: int, chunk: int, lives: list[int], cut: st.DataObject
+) -> None:
+    """Chunks are finished or sampled again whole, whichever are left: every bit is that of an undisturbed job."""
+    asked = requests(count, 2)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "j"
+        expected = generate(Pool(Here(Company()), chunk), asked, SAMPLING, path.with_name("undisturbed"))
+        whole: Counter[tuple[int, int]] = Counter()
+        for life in lives:
+            with contextlib.suppress(KilledError):
+                generate(Pool(Here(Company(life)), chunk), asked, SAMPLING, path)
+            lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+            if lines:  # the kill tore the last line, or an order of other actors finished other chunks
+                lines = cut.draw(st.permutations(lines))
+                path.write_bytes(b"".join(lines[:-1]) + lines[-1][: cut.draw(st.integers(0, len(lines[-1]) - 1))])
+                whole = Counter((p, s) for line in lines[:-1] for p, s, *_ in json.loads(line))
+        last = Company()
+        assert generate(Pool(Here(last), chunk), asked, SAMPLING, path) == expected
+        assert last.asked + whole == Counter({(r.prompt, r.sample): 1 for r in asked}), "each sampled once"
+
+
+def test_a_line_that_is_none_of_ours_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    generate(Counting(), requests(2, 1), SAMPLING, path)
+    path.write_bytes(path.read_bytes() + b'{"prompt": 3}\n')
+    with pytest.raises(ArtifactError, match="j:3: no line of a journal"):
+        generate(Counting(), requests(4, 1), SAMPLING, path)

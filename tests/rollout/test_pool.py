@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -93,13 +94,14 @@ def test_actors_answer_as_the_engine_does_in_order_and_take_weights(policy: Path
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_scorers_score_as_one_does(tmp_path: Path) -> None:
+def test_scorers_score_as_one_does(policy: Path, tmp_path: Path) -> None:
     save_scorer(tiny_scorer(), TINY, tmp_path)
     rows = prompts(30, seed=2)
     with open_scorers(tmp_path, PoolConfig()) as alone:
         expected = alone.score(rows)
-    with open_scorers(tmp_path, RAY) as pool:
-        assert pool.score(rows) == pytest.approx(expected, abs=1e-5)
+    with open_pool(policy, RAY, scorers={"helpful": tmp_path}) as pool:  # by the samplers themselves
+        assert pool.score("helpful", rows) == pytest.approx(expected, abs=1e-5)
+        assert len(pool.generate(requests(rows[:3]), SAMPLING)) == 3
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -127,6 +129,43 @@ def test_too_many_losses_tell_where_and_why() -> None:
         pytest.raises(RolloutError, match=r"did not answer within 3 s, at generate\(prompts 4 to 5\)"),
     ):
         Pool(doomed, chunk=4).generate(WORK, SAMPLING)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_work_goes_on_without_an_actor_for_which_there_is_no_place(capfd: pytest.CaptureFixture[str]) -> None:
+    """Of the session's 4 CPUs an actor takes 3: as after a node's death, there is room for one of two."""
+    crowded = Fleet(
+        partial(UnluckyBackend, "sleep", -1), size=2, placement=actors.Placement(3, 0), timeout=120, start_timeout=3,
+        retries=0, in_flight=1,
+    )  # fmt: skip
+    try:
+        slow = [(chunk, SAMPLING) for chunk in deal(WORK, 4)]
+        found: dict[int, list[Rollout]] = {}
+        for _ in range(2):  # the second run tries again to fill the place
+            began = time.monotonic()
+            while len(crowded.members) == 2 and time.monotonic() < began + 20:
+                crowded.run("generate", slow, found.__setitem__)
+            assert len(crowded.members) == 1
+        assert [r for number in range(len(slow)) for r in found[number]] == RIGHT
+    finally:
+        crowded.close()
+    said = capfd.readouterr().err
+    assert (
+        "not up yet) did not answer within 3 s (it asks for 3 CPUs and 0 GPUs; free in the cluster: 1 of 4 CPUs" in said
+    )
+    assert "1 actors go on" in said
+    with pytest.raises(RolloutError, match=r"asks for 5 CPUs .* at starting; 1 actors were lost so"):
+        nowhere()
+
+
+def nowhere() -> None:
+    lonely = Fleet(
+        FakeBackend, size=1, placement=actors.Placement(5, 0), timeout=9, start_timeout=2, retries=0, in_flight=1
+    )
+    try:
+        lonely.prepare("load_weights", Path("v1"))
+    finally:
+        lonely.close()
 
 
 @pytest.mark.usefixtures("ray_session")
