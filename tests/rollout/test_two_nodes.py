@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -68,12 +70,9 @@ def test_a_submitted_job_outlives_one_of_two_nodes(tmp_path: Path) -> None:
         "RAY_USAGE_STATS_ENABLED": "0",
         "OMP_NUM_THREADS": "1",
     }
-    # short: the names of Ray's sockets are bounded
-    with (
-        ExitStack() as nodes,
-        subprocess.Popen(["mktemp", "-d", "-t", "alignXXXX"], stdout=subprocess.PIPE, text=True) as made,
-    ):
-        temporary = made.communicate()[0].strip()
+    with ExitStack() as nodes:
+        temporary = tempfile.mkdtemp(prefix="align")  # short: the names of Ray's sockets are bounded
+        nodes.callback(shutil.rmtree, temporary, ignore_errors=True)
         head = nodes.enter_context(
             node(environment, tmp_path / "head.log", "--head", f"--port={port}", f"--dashboard-port={dashboard}",
                  f"--temp-dir={temporary}")
