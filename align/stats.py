@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 
 
@@ -49,10 +50,30 @@ def mean_se(values: Sequence[float]) -> tuple[float, float]:
     return mean, math.sqrt(math.fsum((x - mean) ** 2 for x in values) / (n - 1) / n)
 
 
+def order_weights(n: int, k: int, rank: int) -> tuple[float, ...]:
+    """Weights of n sorted values in the expected ``rank``-th smallest of ``k`` drawn without replacement.
+
+    The i-th smallest of n values is the rank-th smallest of a draw in C(i-1, rank-1) · C(n-i, k-rank) of C(n, k)
+    cases, so the weighted sum is the mean over every draw there is: unbiased for k independent samples.
+
+    Args:
+        n: how many values there are.
+        k: 1 … n.
+        rank: 1 … k; k is the largest.
+
+    Raises:
+        ValueError: k is not within 1 … n, or rank not within 1 … k.
+    """
+    if not 1 <= k <= n:
+        raise ValueError(f"best_of: found k = {k}, expected 1 to the number of values, {n}")
+    if not 1 <= rank <= k:
+        raise ValueError(f"order_weights: found rank = {rank}, expected 1 to k = {k}")
+    cases = math.comb(n, k)
+    return tuple(math.comb(i, rank - 1) * math.comb(n - 1 - i, k - rank) / cases for i in range(n))
+
+
 def best_of(values: Sequence[float], k: int) -> float:
     """Expected largest of ``k`` values drawn without replacement: the unbiased estimate of best-of-k.
-
-    The i-th smallest of n values is the largest of a draw in C(i-1, k-1) of C(n, k) cases.
 
     Args:
         values: n samples' scores.
@@ -61,8 +82,14 @@ def best_of(values: Sequence[float], k: int) -> float:
     Raises:
         ValueError: k is not within 1 … n.
     """
-    n = len(values)
-    if not 1 <= k <= n:
-        raise ValueError(f"best_of: found k = {k}, expected 1 to the number of values, {n}")
-    cases = math.comb(n, k)
-    return math.fsum(x * (math.comb(i, k - 1) / cases) for i, x in enumerate(sorted(values)))
+    return math.fsum(map(operator.mul, sorted(values), order_weights(len(values), k, k)))
+
+
+def median_weights(n: int, k: int) -> tuple[float, ...]:
+    """Weights of n sorted values in the expected median of ``k`` drawn without replacement.
+
+    Raises:
+        ValueError: k is not within 1 … n.
+    """
+    low, high = order_weights(n, k, (k + 1) // 2), order_weights(n, k, k // 2 + 1)
+    return tuple((a + b) / 2 for a, b in zip(low, high, strict=True))

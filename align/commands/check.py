@@ -15,7 +15,7 @@ from align.runner import Task, load_task
 from align.values import leaves, load
 
 # "foreign" is a file in someone else's format, which only the stage itself can read
-Kind = Literal["model", "text", "dialogs", "preferences", "prompts", "constraints", "foreign"]
+Kind = Literal["model", "text", "dialogs", "preferences", "prompts", "constraints", "rollouts", "foreign"]
 
 # what a stage's recipe names, by dotted key; `*` stands for any item
 USES: dict[str, dict[str, Kind]] = {
@@ -29,7 +29,14 @@ USES: dict[str, dict[str, Kind]] = {
         "data.other.*": "preferences",
         "held_out.*": "preferences",
     },
-    "rejection": {"policies.*": "model", "helpful": "model", "safety": "model", "prompts": "prompts"},
+    "rejection": {
+        "policies.*": "model",
+        "history.*": "rollouts",
+        "sampler": "rollouts",
+        "helpful": "model",
+        "safety": "model",
+        "prompts": "prompts",
+    },
     "ghost": {"policy": "model", "prompts": "prompts", "constraints": "constraints"},
     "ppo": {"policy": "model", "helpful": "model", "safety": "model", "prompts": "prompts"},
     "evaluate": {
@@ -117,6 +124,11 @@ def _data(path: str, kind: Kind, skip_bad: bool) -> str:
     }
     if path.startswith("hf:"):
         return "on the hub, read when the stage runs"
+    if kind == "rollouts":
+        from align.rollout.history import read_round
+
+        names = ", ".join(version.name for version in read_round(Path(path)).versions)
+        return f"rollouts of {names}"
     if kind == "foreign":
         if not Path(path).is_file():
             beside = [p.name for p in Path(path).parent.glob("*")]

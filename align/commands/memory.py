@@ -44,7 +44,7 @@ def _start(task: Task) -> str | None:
     """The folder whose model decides the stage's memory."""
     recipe = task.recipe
     if task.stage == "rejection":
-        return str(recipe.policies[-1])
+        return str(recipe.policies[-1]) if recipe.policies else None
     if task.stage == "evaluate":
         return str(recipe.reference)
     return getattr(recipe, "policy", None)

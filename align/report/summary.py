@@ -9,6 +9,7 @@ from typing import Any
 
 from align.artifacts import Manifest, read_manifest
 from align.records import RATINGS
+from align.report.sources import helpful_by_source
 from align.report.tables import table
 
 
@@ -23,6 +24,8 @@ def summary(run: Path) -> str:
     }
     evaluations = [manifest for manifest in manifests.values() if manifest.stage == "evaluate"]
     parts = [policies(manifest) for manifest in evaluations]
+    by_source = [helpful_by_source(run / name) for name, m in manifests.items() if m.stage == "evaluate"]
+    parts += [part for part in by_source if part]
     parts += [obedience(manifest) for manifest in evaluations if manifest.recipe.get("dialogues")]
     rewards = {name: manifest for name, manifest in manifests.items() if manifest.stage == "reward"}
     if rewards:

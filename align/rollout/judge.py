@@ -45,7 +45,20 @@ class RewardModels:
             is_safety_prompt: R flags.
         """
         rows = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
-        helpful = torch.tensor(score_rows(self.helpful, rows))
-        safety = torch.tensor(score_rows(self.safety, rows))
-        flags = torch.tensor(list(is_safety_prompt), dtype=torch.bool)
-        return Scores(helpful, safety, combine_rewards(helpful, safety, flags, self.threshold))
+        return join(score_rows(self.helpful, rows), score_rows(self.safety, rows), is_safety_prompt, self.threshold)
+
+
+def join(
+    helpful: Sequence[float], safety: Sequence[float], is_safety_prompt: Sequence[bool], threshold: float
+) -> Scores:
+    """Both models' scores of R answers with the one that counts.
+
+    Args:
+        helpful: R logits.
+        safety: R logits.
+        is_safety_prompt: R flags.
+        threshold: a probability: below it the safety score decides.
+    """
+    flags = torch.tensor(list(is_safety_prompt), dtype=torch.bool)
+    helps, safe = torch.tensor(list(helpful)), torch.tensor(list(safety))
+    return Scores(helps, safe, combine_rewards(helps, safe, flags, threshold))

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+import pydantic
 
 from align.config import config, to_plain
 from align.data.batches import BatchConfig, check_length, packed_batches
 from align.engine.launch import LaunchConfig
 from align.engine.optim import OptimConfig
 from align.engine.zero import ZeroConfig
+from align.errors import DataError, nearest
+
+if TYPE_CHECKING:
+    from align.records import Dialog
 
 
 @config
@@ -19,6 +25,7 @@ class DialogSource:
     path: str
     train: Literal["all", "last"] = "all"  # last: only the final answer (Ghost Attention, section 3.3)
     take: int | None = None  # the first so many; all where null
+    exclude_sources: list[str] = pydantic.Field(default_factory=list)  # dialogues of these sources are left out
 
 
 @config
@@ -40,7 +47,6 @@ class Recipe:
 def run(recipe: Recipe, out: Path) -> None:
     """Fine-tune ``recipe.policy`` and publish the new policy at ``out``."""
     from align.artifacts import work_dir
-    from align.data.schema import read_dialogs
     from align.data.sft import sft_rows
     from align.data.tokenizer import Tokenizer
     from align.engine import dist
@@ -57,7 +63,7 @@ def run(recipe: Recipe, out: Path) -> None:
     tokenizer = Tokenizer(start / "tokenizer.model")
     rows, counts = [], {}
     for source in recipe.data:
-        dialogs = list(read_dialogs(source.path))[: source.take]
+        dialogs = read(source)
         encoded = sft_rows(
             tokenizer, dialogs, train=source.train, max_len=recipe.batch.length, overlong=recipe.overlong
         )
@@ -75,3 +81,19 @@ def run(recipe: Recipe, out: Path) -> None:
         stage="sft", recipe=to_plain(recipe), seed=recipe.seed,
         parents=[start], inputs=[Path(source.path) for source in recipe.data], metrics=metrics | {"rows": counts},
     )  # fmt: skip
+
+
+def read(source: DialogSource) -> list[Dialog]:
+    """A file's dialogues, less those of the sources left out.
+
+    Raises:
+        DataError: no dialogue is of a source that is to be left out, so its name must be wrong.
+    """
+    from align.data.schema import read_dialogs
+
+    dialogs = list(read_dialogs(source.path))
+    sources = {dialog.source for dialog in dialogs}
+    for name in source.exclude_sources:
+        if name not in sources:
+            raise DataError(f"{source.path}: exclude_sources: found no dialogue of {name!r}{nearest(name, sources)}")
+    return [dialog for dialog in dialogs if dialog.source not in source.exclude_sources][: source.take]

@@ -1,0 +1,50 @@
+"""An evaluation by where its prompts come from: what a version can do, skill by skill."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+from align.artifacts import read_manifest, resolve
+from align.data.schema import read_prompts
+from align.report.tables import table
+from align.stats import mean_se
+
+ANSWERS = "answers.jsonl"
+
+
+def helpful_by_source(folder: Path) -> str | None:
+    """One row a policy: mean helpfulness, ± standard error, on the prompts of each source.
+
+    Args:
+        folder: of an evaluation.
+
+    Returns:
+        None where nobody judged, the prompts have one source, or their file is no longer there.
+    """
+    manifest = read_manifest(folder)
+    if not manifest.inputs:
+        return None
+    prompts = resolve(folder, manifest.inputs[0]["path"])
+    if not prompts.is_file() or not (folder / ANSWERS).is_file():
+        return None
+    sources = {prompt.id: prompt.source for prompt in read_prompts(prompts)}
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    with (folder / ANSWERS).open(encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            if "helpful" in row:
+                found[row["policy"]][sources[row["prompt_id"]]].append(row["helpful"])
+    names = sorted({source for by_source in found.values() for source in by_source})
+    if len(names) < 2:
+        return None
+    rows = [[policy, *(_cell(by_source[name]) for name in names)] for policy, by_source in found.items()]
+    counts = next(iter(found.values()))
+    columns = ["policy", *(f"{name or 'no source'} ({len(counts[name])})" for name in names)]
+    return table("Helpfulness by source of the prompts (their number; ± standard error)", columns, rows)
+
+
+def _cell(values: list[float]) -> str:
+    mean, error = mean_se(values)
+    return f"{mean:.2f} ± {error:.2f}"
