@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from align.stats import best_of, mean_se, wilson
+from align.stats import best_of, mean_se, median_weights, order_weights, wilson
 
 
 @pytest.mark.parametrize(
@@ -86,3 +86,28 @@ def test_best_of_more_than_there_are_is_refused() -> None:
     for k in (0, 3):
         with pytest.raises(ValueError, match=f"found k = {k}, expected 1 to the number of values, 2"):
             best_of([1.0, 2.0], k)
+
+
+@given(st.integers(1, 8), st.data())
+def test_order_weights_are_the_mean_over_every_choice(n: int, data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, n))
+    rank = data.draw(st.integers(1, k))
+    chosen = [sorted(choice)[rank - 1] for choice in combinations(range(n), k)]
+    weights = order_weights(n, k, rank)
+    assert weights == pytest.approx([chosen.count(i) / len(chosen) for i in range(n)], abs=1e-12)
+
+
+@given(st.integers(1, 8), st.data())
+def test_median_weights_give_the_mean_median_of_every_choice(n: int, data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, n))
+    values = data.draw(st.lists(st.floats(-1e3, 1e3), min_size=n, max_size=n).map(sorted))
+    expected = statistics.fmean(statistics.median(choice) for choice in combinations(values, k))
+    found = math.fsum(w * x for w, x in zip(median_weights(n, k), values, strict=True))
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
+def test_order_weights_of_a_hundred_of_a_thousand_sum_to_one() -> None:
+    """Binomials of hundreds of digits must not overflow on the way."""
+    assert math.fsum(order_weights(1000, 100, 50)) == pytest.approx(1.0, abs=1e-12)
+    with pytest.raises(ValueError, match="found rank = 3, expected 1 to k = 2"):
+        order_weights(4, 2, 3)

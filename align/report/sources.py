@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from pathlib import Path
 
@@ -47,4 +48,4 @@ def helpful_by_source(folder: Path) -> str | None:
 
 def _cell(values: list[float]) -> str:
     mean, error = mean_se(values)
-    return f"{mean:.2f} ± {error:.2f}"
+    return f"{mean:.2f} ± {'–' if math.isnan(error) else f'{error:.2f}'}"
