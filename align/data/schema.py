@@ -14,13 +14,13 @@ from typing import Any, Literal, TypeVar
 
 from align.data.explain import explain
 from align.data.files import Place, read_rows
+from align.data.plain import PLAIN
 from align.data.template import check_messages
 from align.errors import DataError
-from align.records import RATINGS, Constraint, Dialog, Message, Messages, Preference, Prompt, Ranking
+from align.records import Constraint, Dialog, Message, Messages, Preference, Prompt, Ranking
 
 R = TypeVar("R")
 Record = Dialog | Preference | Ranking | Prompt | Constraint
-ROLES = ("system", "user", "assistant")
 
 
 @dataclass(slots=True)
@@ -118,7 +118,7 @@ def _read(
         try:
             if isinstance(row, DataError):
                 raise row
-            if not _PLAIN[name](row):
+            if not PLAIN[name](row):
                 problem = explain(name, row)
                 if problem:
                     raise DataError(f"{place}: {problem}")
@@ -206,69 +206,6 @@ def _constraint(row: dict[str, Any], where: str) -> Constraint:
     check_messages((Message("user", row["short"]),), f"{where}: short", ends="user")
     return Constraint(kind=row["kind"], instruction=row["instruction"], short=row["short"], meta=row.get("meta", {}))
 
-
-def _plain_messages(value: Any) -> bool:
-    return (
-        type(value) is list
-        and bool(value)
-        and all(
-            type(m) is dict
-            and len(m) == 2
-            and m.get("role") in ROLES
-            and type(m.get("content")) is str
-            and m["content"]
-            for m in value
-        )
-    )
-
-
-def _plain_rest(row: Any, required: tuple[str, ...]) -> bool:
-    """Whether the other columns are plainly right."""
-    for key, value in row.items():
-        if key in required:
-            continue
-        if key == "kind":
-            right = value in ("helpful", "safety")
-        elif key == "rating":
-            right = value in RATINGS
-        elif key == "source":
-            right = type(value) is str
-        else:
-            right = key == "meta" and type(value) is dict
-        if not right:
-            return False
-    return True
-
-
-# Rows that are plainly right, as nearly all are, are told by hand, many times faster than by the schema;
-# every other row goes to the schema, which alone decides and explains. A test holds that plain implies valid.
-_PLAIN: Mapping[str, Callable[[Any], bool]] = {
-    "dialogue": lambda row: (
-        type(row) is dict
-        and _plain_messages(row.get("messages"))
-        and _plain_rest(row, ("messages",))
-        and not row.keys() & {"kind", "rating"}
-    ),
-    "preference": lambda row: (
-        type(row) is dict
-        and all(_plain_messages(row.get(key)) for key in ("prompt", "chosen", "rejected"))
-        and _plain_rest(row, ("prompt", "chosen", "rejected", "chosen_safe", "rejected_safe"))
-        and type(row.get("chosen_safe")) in (bool, type(None))
-        and type(row.get("rejected_safe")) in (bool, type(None))
-        and not (row.get("chosen_safe") is False and row.get("rejected_safe") is True)
-    ),
-    "prompt": lambda row: (
-        type(row) is dict
-        and type(row.get("id")) is str
-        and row["id"] != ""
-        and _plain_messages(row.get("prompt"))
-        and _plain_rest(row, ("id", "prompt"))
-        and "rating" not in row
-    ),
-    "ranking": lambda row: False,
-    "constraint": lambda row: False,
-    "rollout": lambda row: False,
-}
 
 __all__ = [
     "Place",
