@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline check fix test test-all bench clean
+.PHONY: help setup pipeline check fix test test-all bench bench-rollout clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ test-all: $(READY) ## every test
 
 bench: $(READY) ## every benchmark
 	@for b in benchmarks/bench_*.py; do $(BIN)/python $$b || exit 1; done
+
+bench-rollout: $(READY) ## sampling beside transformers' generate, two actors beside one (ARGS="--runs 1")
+	@$(BIN)/python benchmarks/bench_rollout.py $(ARGS)
 
 clean: ## remove what was built, runs and .venv too
 	rm -rf $(VENV) runs build dist *.egg-info

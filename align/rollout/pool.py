@@ -26,8 +26,7 @@ from align.records import Request, Rollout
 from align.rollout.backend import SamplingConfig
 
 if TYPE_CHECKING:
-    from align.rollout.backend import OnResult, Weights
-    from align.rollout.local import LocalEngine
+    from align.rollout.backend import Backend, OnResult, Weights
     from align.rollout.station import LocalScorer, Station
 
 Count: TypeAlias = Annotated[int, pydantic.Field(ge=1)]
@@ -42,6 +41,7 @@ class PoolConfig:
     """Who samples, and with what. Numbers are ours."""
 
     kind: Literal["local", "ray"] = "local"
+    engine: Literal["local", "vllm"] = "local"  # what samples in each place; vllm where it is installed, on a GPU
     actors: Count = 2
     threads: Count = 1  # of each actor's tensor operations
     slots: Count = 64  # answers an engine has under way at once
@@ -217,12 +217,20 @@ def deal(work: Sequence[Any], chunk: int, parts: int = PARTS) -> list[Sequence[A
     return [work[start : start + size] for start in range(0, len(work), size)]
 
 
-def make_engine(folder: Path, config: PoolConfig) -> LocalEngine:
-    """The in-repo engine around a policy folder."""
+def make_engine(folder: Path, config: PoolConfig) -> Backend:
+    """The chosen engine around a policy folder.
+
+    Raises:
+        LaunchError: vllm was chosen and is not installed.
+    """
+    _set_threads(config)
+    if config.engine == "vllm":
+        from align.rollout.vllm import VllmEngine
+
+        return VllmEngine(folder, end_of_answer(folder), config.slots, config.max_len, config.dtype)
     from align.model.weights import load_policy
     from align.rollout.local import LocalEngine
 
-    _set_threads(config)
     model = load_policy(folder, config.dtype, config.device).eval().requires_grad_(False)
     return LocalEngine(model, end_of_answer(folder), config.slots, config.max_len, version=folder.name)
 
