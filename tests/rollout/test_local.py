@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from align.errors import DataError, WeightsError
 from align.losses import token_logprobs
 from align.model import sampler
-from align.model.config import LlamaConfig
+from align.model.config import LlamaConfig, LoraConfig
+from align.model.lora import add_lora
 from align.model.weights import save_policy
 from align.records import Request, Rollout
+from align.rollout import packed
 from align.rollout.backend import SamplingConfig
 from align.rollout.local import LocalEngine
 from align.rollout.paged import Paged
@@ -101,17 +103,20 @@ def test_logprobs_are_those_the_trainer_computes() -> None:
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_answers_do_not_depend_on_company(data: st.DataObject) -> None:
-    everyone = requests(prompts(10, seed=6), samples=3)
-    sampling = SamplingConfig(max_new_tokens=data.draw(st.sampled_from([3, 17, 40])))
+    """To the bit: any of the requests, in any order, with any number of slots, dealt to any number of engines."""
+    everyone = requests(prompts(10, seed=6), samples=6)
+    sampling = SamplingConfig(
+        max_new_tokens=data.draw(st.sampled_from([3, 17, 40, 66])),
+        temperature=data.draw(st.sampled_from([0.0, 0.7, 1.0])),
+        top_k=data.draw(st.sampled_from([0, 9])),
+    )
     expected = {(r.prompt, r.sample): r for r in LocalEngine(MODEL, STOPS, slots=64).generate(everyone, sampling)}
     some = data.draw(st.lists(st.sampled_from(everyone), unique=True, min_size=1))
-    slots = data.draw(st.integers(1, 40))
-    found = LocalEngine(MODEL, STOPS, slots=slots).generate(some, sampling)
-    assert [(r.prompt, r.sample) for r in found] == [(r.prompt, r.sample) for r in some]
-    for rollout in found:
-        other = expected[rollout.prompt, rollout.sample]
-        assert (rollout.tokens, rollout.finish) == (other.tokens, other.finish)
-        assert rollout.logprobs == pytest.approx(other.logprobs, abs=2e-5)
+    dealt = [data.draw(st.integers(0, 2)) for _ in some]
+    for actor in range(3):
+        share = [request for request, whose in zip(some, dealt, strict=True) if whose == actor]
+        engine = LocalEngine(MODEL, STOPS, slots=data.draw(st.integers(1, 40)))
+        assert engine.generate(share, sampling) == [expected[r.prompt, r.sample] for r in share]
 
 
 def test_an_engine_is_used_again_with_longer_and_shorter_work() -> None:
@@ -221,3 +226,45 @@ def test_weights_that_do_not_fit_are_refused_whole() -> None:
             engine.load_weights(weights, "2")
         assert torch.equal(engine.model.lm_head.weight, before)
         assert engine.version == "0"
+
+
+def test_an_adapted_policy_samples_as_the_oracle_does() -> None:
+    model = add_lora(tiny_llama(), LoraConfig(rank=2, alpha=4, targets=("q_proj", "o_proj", "down_proj")), seed=1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(generator=torch.Generator().manual_seed(3))
+    encoded, sampling = prompts(6), SamplingConfig(max_new_tokens=20)
+    expected = sampler.generate(model, encoded, max_new_tokens=20, temperature=1.0, eos=STOPS, seed=3, step=1)
+    found = LocalEngine(model, STOPS, slots=4).generate(requests(encoded), sampling)
+    assert words(found) == words(expected)
+    assert words(found) != words(LocalEngine(tiny_llama(), STOPS).generate(requests(encoded), sampling))
+
+
+def test_weights_changed_between_two_calls_are_read() -> None:
+    """A trainer shares its model with the engine and updates it in place."""
+    model, sampling, work = tiny_llama(), SamplingConfig(max_new_tokens=10), requests(prompts(5))
+    engine = LocalEngine(model, STOPS)
+    engine.generate(work, sampling)
+    for parameter, other in zip(model.parameters(), tiny_llama(seed=1).parameters(), strict=True):
+        parameter.data.copy_(other)
+    assert words(engine.generate(work, sampling)) == words(
+        LocalEngine(tiny_llama(seed=1), STOPS).generate(work, sampling)
+    )
+
+
+def test_a_processor_without_packed_products_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    work, sampling = requests(prompts(7), samples=2), SamplingConfig(max_new_tokens=20)
+    expected = LocalEngine(MODEL, STOPS).generate(work, sampling)
+    monkeypatch.setattr(packed, "_packable", lambda weight: False)
+    found = LocalEngine(MODEL, STOPS).generate(work, sampling)
+    assert words(found) == words(expected)
+    for a, b in zip(found, expected, strict=True):
+        assert a.logprobs == pytest.approx(b.logprobs, abs=2e-5)
+
+
+def test_bf16_answers_do_not_depend_on_company_either() -> None:
+    model = tiny_llama(std=0.1).to(torch.bfloat16)
+    work, sampling = requests(prompts(9), samples=3), SamplingConfig(max_new_tokens=40)
+    expected = LocalEngine(model, STOPS, slots=64).generate(work, sampling)
+    assert LocalEngine(model, STOPS, slots=3).generate(work[::-1], sampling) == expected[::-1]
