@@ -39,12 +39,13 @@ ONLY: dict[str, set[str]] = {
     "transformers": set(),
     "peft": {"model/lora.py"},
     "sentencepiece": {"data/tokenizer.py"},
+    "vllm": {"rollout/vllm.py"},
 }
 
 # Not at module level of any file that `align check` loads.
 HEAVY = {
     "torch", "deepspeed", "ray", "transformers", "datasets", "sentencepiece",
-    "trl", "peft", "tensorboard", "pandas", "pyarrow", "matplotlib",
+    "trl", "peft", "tensorboard", "pandas", "pyarrow", "matplotlib", "vllm",
 }  # fmt: skip
 CHECK_PATH = {
     "errors.py", "records.py", "stats.py", "config.py", "artifacts.py", "runner.py", "pipeline.py", "cli.py",

@@ -5,9 +5,9 @@ matrices instead of as many of vectors. An answer's lie in pages of 32 tokens, g
 when it is done, so that a short answer beside a long one costs what it is long. Scores of both are laid out per
 answer for one softmax, and laid back.
 
-An answer is the same to the bit whatever runs beside it (fp32): every product here gives a row the same result
-however many rows there are, from four on; each page is a product of its own; prompts are prefilled beside
-prompts of their own rounded length; and a masked score weighs 0, which changes no sum.
+An answer is the same to the bit whatever runs beside it: every product here gives a row the same result however
+many rows there are, from four on; each page is a product of its own; prompts are prefilled beside prompts of
+their own rounded length; and a masked score weighs 0, which changes no sum.
 
 Dims: B columns (answers under way and idle ones), H query heads, K key/value heads, G = H / K, E head width,
 R prompt rows, C answers of a prompt, P prompt positions, N pages, S tokens a page, W pages an answer.
@@ -176,7 +176,7 @@ class Paged:
         K, E = config.n_kv_heads, config.head_dim
         written = (at.page[:, None, None] + torch.tensor([[0], [self.total]])) * K + torch.arange(K)
         written = (written * PAGE + (into % PAGE)[:, None, None]).flatten()  # [B 2 K] rows of a layer's pages
-        seen = (into.new_zeros(len(into) + 1).index_copy_(0, torch.arange(len(into)), into))[at.own] - at.number * PAGE
+        seen = F.pad(into, (0, 1))[at.own] - at.number * PAGE
         unseen = torch.zeros(at.pages, PAGE).masked_fill_(torch.arange(PAGE) > seen[:, None], -torch.inf)
         unseen = unseen.repeat_interleave(K, 0)[:, None]  # [N K, 1, S]
         turns = packed.turns[positions][:, None]
