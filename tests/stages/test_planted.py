@@ -49,14 +49,14 @@ def skill(run: Path, source: str) -> dict[str, float]:
 
 
 def test_all_past_keeps_the_skill_that_latest_loses(run: Path) -> None:
-    first, second, of_all, of_latest = skill(run, "world/fact").values()
-    assert first > 0.45, "the first version has it"
+    first, second, of_all, of_latest = skill(run, "world/count").values()
+    assert first > 0.5, "the first version has it"
     assert second < 0.3, "the second has not"
     assert of_all > second + 0.2
     assert of_all > of_latest + 0.2
     assert of_latest < second + 0.1
     # the other skills are alike: nothing but the pool made the difference
-    for source in ("world/copy", "world/count", "world/sort"):
+    for source in ("world/copy", "world/fact", "world/sort"):
         _, _, here, there = skill(run, source).values()
         assert abs(here - there) < 0.15, source
     table = helpful_by_source(run / "evaluation")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 
 from align.artifacts import folder_digest, read_manifest, write_jsonl
+from align.commands.check import check
+from align.config import to_plain
 from align.data.schema import messages_of
 from align.data.template import encode_dialog, encode_prompt
 from align.data.tokenizer import Tokenizer, train_tokenizer
@@ -21,7 +24,7 @@ from align.rollout.judge import RewardModels
 from tests.data.corpus import corpus
 from tests.fakes import tiny_llama, tiny_scorer
 from tests.stages.conftest import SMALL
-from tests.stages.rounds import Runner, drawn, only, prompt_tokens, told
+from tests.stages.rounds import Runner, drawn, only, prompt_tokens, recipe, told
 
 
 def test_past_policies_answers_come_from_earlier_rounds_and_only_the_missing_are_sampled(
@@ -172,3 +175,15 @@ def test_what_is_no_round_of_this_stage_is_refused(go: Runner, models: Path, hom
             go(f"wrong-{number}", ["two/policy"], "first.jsonl", **changes)
     with pytest.raises(ArtifactError, match=r"found the policy of .*one/policy again, expected each version once"):
         go("twice", ["one/policy", "one/policy"], "first.jsonl")
+
+
+def test_a_check_tells_whose_answers_a_history_holds(go: Runner, models: Path, home: Path) -> None:
+    go("first", ["one/policy"], "first.jsonl")
+    plain = to_plain(
+        recipe(policies=[str(models / "two/policy")], history=[str(home / "first"), str(models / "safety")])
+    )
+    path = home / "reject.yaml"
+    path.write_text(json.dumps(plain))
+    lines = [str(line) for line in check(path, [])]
+    assert f"  history.0: {home / 'first'}: rollouts of policy" in lines
+    assert [line for line in lines if "history.1" in line and "not an artifact" in line]
