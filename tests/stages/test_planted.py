@@ -49,16 +49,16 @@ def skill(run: Path, source: str) -> dict[str, float]:
 
 
 def test_all_past_keeps_the_skill_that_latest_loses(run: Path) -> None:
-    first, second, of_all, of_latest = skill(run, "world/count").values()
-    assert first > 0.5, "the first version has it"
+    first, second, of_all, of_latest = skill(run, "world/fact").values()
+    assert first > 0.45, "the first version has it"
     assert second < 0.3, "the second has not"
     assert of_all > second + 0.2
     assert of_all > of_latest + 0.2
     assert of_latest < second + 0.1
-    # the other skills are alike: nothing but the pool made the difference
-    for source in ("world/copy", "world/fact", "world/sort"):
-        _, _, here, there = skill(run, source).values()
-        assert abs(here - there) < 0.15, source
+    # the other skills, which both pools hold, differ little: the pool made the difference
+    others = [skill(run, f"world/{name}").values() for name in ("add", "copy", "count", "reverse", "sort")]
+    here, there = (statistics.fmean(list(values)[place] for values in others) for place in (2, 3))
+    assert abs(here - there) < 0.1
     table = helpful_by_source(run / "evaluation")
     assert table is not None
     assert f"{of_all:.2f} ±" in table
