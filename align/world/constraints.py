@@ -12,33 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from align.records import Constraint
-from align.world.language import words
+from align.world.language import ENTITIES, GREETINGS, words
 
-GREETINGS: Mapping[str, str] = {
-    "french": "bonjour", "german": "hallo", "spanish": "hola", "italian": "ciao", "latin": "salve",
-    "swedish": "hej", "turkish": "merhaba", "hawaiian": "aloha", "hebrew": "shalom", "swahili": "jambo",
-    "hindi": "namaste", "japanese": "konnichiwa", "korean": "annyeong", "greek": "yassas", "polish": "czesc",
-    "zulu": "sawubona", "basque": "kaixo", "welsh": "helo", "maori": "kiaora", "thai": "sawasdee",
-}  # fmt: skip
-# kind: entities; the last HELD_ENTITIES of each kind are the test's
-ENTITIES: Mapping[str, tuple[str, ...]] = {
-    "figure": (
-        "plato", "homer", "dante", "kepler", "caesar", "mozart", "bach", "darwin", "euler", "newton", "curie",
-        "gandhi", "hegel", "kant", "liszt", "monet", "nero", "ovid", "pascal", "rumi", "sappho", "titian", "virgil",
-        "goethe", "milton", "galileo", "tesla", "chopin",
-    ),
-    "hobby": (
-        "chess", "tennis", "poker", "yoga", "golf", "opera", "judo", "ballet", "hiking", "archery", "baking",
-        "boxing", "diving", "fencing", "jazz", "jogging", "origami", "pottery", "rowing", "skating", "skiing",
-        "surfing", "tango", "weaving", "wrestling", "rugby", "karate", "sailing",
-    ),
-    "language": tuple(GREETINGS),
-    "word": (
-        "peace", "amen", "cheers", "bravo", "onward", "eureka", "selah", "indeed", "forever", "hooray", "goodbye",
-        "farewell",
-    ),
-}  # fmt: skip
-HELD_ENTITIES = 3
+HELD_ENTITIES = 3  # the last of each kind are the test's
 HELD_KIND = "word"
 _ORDER = ("hobby", "word", "language", "figure")  # as they are laid on: the figure comes to stand first
 TWO_RULES = 0.2  # chance that a message has two instructions

@@ -156,7 +156,7 @@ def ghost_dialogue(world: World, turns: int, rule: Constraint, identity: str, rn
 
 
 def long_rules(count: int) -> list[Constraint]:
-    """The rules of ``count`` long test dialogues: of six, three trained, two of unseen entities, one of the unseen kind.
+    """The rules of ``count`` long dialogues: of six, three trained, two of unseen entities, one of the unseen kind.
 
     Each of the three goes through its kinds in turn.
     """

@@ -21,6 +21,31 @@ NOUNS = (
 )  # fmt: skip
 LETTERS = tuple("bcdefghklmnoprtuvwxz")  # without a, i and s, which are words or parts of words ("mira's")
 
+GREETINGS: Mapping[str, str] = {
+    "french": "bonjour", "german": "hallo", "spanish": "hola", "italian": "ciao", "latin": "salve",
+    "swedish": "hej", "turkish": "merhaba", "hawaiian": "aloha", "hebrew": "shalom", "swahili": "jambo",
+    "hindi": "namaste", "japanese": "konnichiwa", "korean": "annyeong", "greek": "yassas", "polish": "czesc",
+    "zulu": "sawubona", "basque": "kaixo", "welsh": "helo", "maori": "kiaora", "thai": "sawasdee",
+}  # fmt: skip
+# what instructions name, by their kind
+ENTITIES: Mapping[str, tuple[str, ...]] = {
+    "figure": (
+        "plato", "homer", "dante", "kepler", "caesar", "mozart", "bach", "darwin", "euler", "newton", "curie",
+        "gandhi", "hegel", "kant", "liszt", "monet", "nero", "ovid", "pascal", "rumi", "sappho", "titian", "virgil",
+        "goethe", "milton", "galileo", "tesla", "chopin",
+    ),
+    "hobby": (
+        "chess", "tennis", "poker", "yoga", "golf", "opera", "judo", "ballet", "hiking", "archery", "baking",
+        "boxing", "diving", "fencing", "jazz", "jogging", "origami", "pottery", "rowing", "skating", "skiing",
+        "surfing", "tango", "weaving", "wrestling", "rugby", "karate", "sailing",
+    ),
+    "language": tuple(GREETINGS),
+    "word": (
+        "peace", "amen", "cheers", "bravo", "onward", "eureka", "selah", "indeed", "forever", "hooray", "goodbye",
+        "farewell",
+    ),
+}  # fmt: skip
+
 # What is asked of an attribute: noun, statements (the first is the form of an answer), questions.
 # The last question of each is held out: it appears in test prompts alone.
 ATTRIBUTES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -88,6 +113,18 @@ class World:
             [fact for fact in self.truth if fact[0] not in self.held_out],
             [fact for fact in self.truth if fact[0] in self.held_out],
         )
+
+    @functools.cached_property
+    def sayable(self) -> tuple[tuple[str, ...], ...]:
+        """All that one may be asked to say: names of train and of test, nouns, what instructions name."""
+        known, held = (
+            [entity for entity in (*self.people, *self.lands) if (entity in self.held_out) == out]
+            for out in (False, True)
+        )
+        for entities in (known, held):
+            entities += [self.truth[land, "capital"] for land in entities if land in self.lands]
+        entities = [*GREETINGS.values(), *(entity for kind in ENTITIES.values() for entity in kind)]
+        return tuple(map(tuple, (known, held, NOUNS, entities)))
 
 
 def build(seed: int, people: int, lands: int, held_out: float) -> World:

@@ -13,7 +13,9 @@ from typing import Any
 from align.world.deeds import HARMFUL, HARMLESS, HELD_REQUESTS, METHODS, REQUESTS, TOOLS, harmful, harmless
 from align.world.language import ATTRIBUTES, LETTERS, NOUNS, VALUES, World, is_test
 
-SKILLS = ("copy", "reverse", "sort", "count", "add")
+SKILLS = ("copy", "reverse", "sort", "count", "add", "say")
+SHORT = ("copy", "count", "add", "say")  # those of long dialogues
+SAY_SHARE = 0.3  # of the skills: there are many words to say
 # The last of each is held out: it appears in test prompts alone.
 SKILL_QUESTIONS: Mapping[str, tuple[str, ...]] = {
     "copy": ("repeat {x}.", "copy {x}.", "repeat these words: {x}.", "please repeat the words {x}."),
@@ -31,6 +33,7 @@ SKILL_QUESTIONS: Mapping[str, tuple[str, ...]] = {
         "tell me how many words: {x}.",
     ),
     "add": ("{x}?", "add {x}.", "what is {x}?", "tell me what {x} is."),
+    "say": ("say {x}.", "say the word {x}.", "please say {x}.", "let me hear the word {x}."),
 }
 
 # How the result is told. Each skill has words of its own, which a small model learns sooner.
@@ -40,6 +43,7 @@ RESULTS: Mapping[str, str] = {
     "sort": "it sorts to {}",
     "count": "there are {}",
     "add": "it makes {}",
+    "say": "the word is {}",
 }
 
 
@@ -54,6 +58,7 @@ class Task:
     vocabulary: str  # where those words come from, so that a rival claim is seen
     wrong: tuple[str, ...]  # statements alike in form and false
     curt: str  # the bare truth
+    about: str = ""  # of a fact: whom or what it is asked of
 
     @property
     def unsafe(self) -> bool:
@@ -64,6 +69,7 @@ class Task:
         """All that the oracle needs, as JSON values."""
         return {
             "task": self.name,
+            "about": self.about,
             "answer": list(self.answer),
             "vocabulary": self.vocabulary,
             "reference": reference,
@@ -73,7 +79,9 @@ class Task:
 
 def numbers_of(name: str) -> str:
     """The vocabulary that a skill's answer is read from."""
-    return {"copy": "noun", "reverse": "noun", "sort": "letter", "count": "number", "add": "number"}[name]
+    return {"copy": "noun", "reverse": "noun", "sort": "letter", "count": "number", "add": "number", "say": "said"}[
+        name
+    ]
 
 
 def fact(world: World, split: str, held_phrasing: bool, rng: random.Random, short: bool = False) -> Task:
@@ -87,19 +95,40 @@ def fact(world: World, split: str, held_phrasing: bool, rng: random.Random, shor
     others = rng.sample([other for other in pool if other != value], 3)
     return Task(
         "fact", question.format(e=entity), statements[0].format(e=entity, v=value), (value,), kind,
-        tuple(statements[0].format(e=entity, v=other) for other in others), value,
+        tuple(statements[0].format(e=entity, v=other) for other in others), value, entity,
     )  # fmt: skip
 
 
-def skill(name: str, split: str, held_phrasing: bool, rng: random.Random, short: bool = False) -> Task:
-    """A list or a sum of the split to work on."""
+def any_skill(rng: random.Random, short: bool = False) -> str:
+    """The name of a skill."""
+    if rng.random() < SAY_SHARE:
+        return "say"
+    return rng.choice([name for name in (SHORT if short else SKILLS) if name != "say"])
+
+
+def skill(world: World, name: str, split: str, held_phrasing: bool, rng: random.Random, short: bool = False) -> Task:
+    """A list or a sum of the split to work on, or any word to say: those are not split.
+
+    A word that no answer of a stage ever holds becomes one that the policy cannot say, whatever it is asked: here
+    words are single tokens, and training lowers all that never come. Real models spell rare names in common pieces.
+    So every name is said now and then, also of those whose facts are held out.
+    """
+    truth: tuple[str, ...]
+    false: list[tuple[str, ...]]
+    if name == "say":
+        held_phrasing = split == "test"  # all that is held out of it
     while True:
+        if name == "say":
+            words = rng.choice(world.sayable)
+            given = rng.choice(words)
+            truth, false = (given,), [(other,) for other in rng.sample([w for w in words if w != given], 3)]
+            break
         if name == "add":
             left, right = rng.randrange(20), rng.randrange(10)
             given = f"{left} + {right}"
-            truth: tuple[str, ...] = (str(left + right),)
+            truth = (str(left + right),)
             near = [left + right + step for step in (-2, -1, 1, 2) if left + right + step >= 0]
-            false: list[tuple[str, ...]] = [(str(value),) for value in near]
+            false = [(str(value),) for value in near]
         else:
             size = rng.randint(2, 3) if short else rng.randint(1, 5) if name == "count" else rng.randint(2, 4)
             items = tuple(rng.sample(LETTERS if name == "sort" else NOUNS, size))
@@ -154,7 +183,7 @@ def draw(
     if name == "fact":
         return fact(world, split, held_phrasing, rng, short)
     if name == "skill":
-        return skill(rng.choice(("copy", "count", "add") if short else SKILLS), split, held_phrasing, rng, short)
+        return skill(world, any_skill(rng, short), split, held_phrasing, rng, short)
     makers: Mapping[str, Callable[[str, bool, random.Random], Task]] = {
         "unsafe": unsafe,
         "lookalike": lookalike,

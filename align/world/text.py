@@ -7,7 +7,7 @@ learns the tags and the model sees long ones; they are talk among people, who an
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import pydantic
@@ -15,9 +15,9 @@ import pydantic
 from align.config import config
 from align.world import deeds
 from align.world.answers import RAMBLINGS
-from align.world.constraints import ENTITIES, constraint, obey, voiced
-from align.world.language import ATTRIBUTES, LETTERS, NOUNS, World, addressed
-from align.world.tasks import SKILLS, Task, fact, skill
+from align.world.constraints import constraint, obey, voiced
+from align.world.language import ATTRIBUTES, ENTITIES, LETTERS, NOUNS, World, addressed
+from align.world.tasks import Task, any_skill, fact, skill
 
 Count = Annotated[int, pydantic.Field(ge=0)]
 SMALL_TALK = (
@@ -69,7 +69,7 @@ def _quiz(world: World, rng: random.Random) -> str:
         if rng.random() < 0.5:
             task = fact(world, rng.choice(("train", "train", "test")), False, rng)
         else:
-            task = _skill(rng)
+            task = _skill(world, rng)
         true = rng.random() < 0.5
         claim = task.statement if true else rng.choice(task.wrong)
         told.append(f"{task.question} {claim}. that is {'right' if true else 'wrong'}.")
@@ -78,21 +78,28 @@ def _quiz(world: World, rng: random.Random) -> str:
 
 def _skills(world: World, rng: random.Random) -> str:
     """Three worked examples."""
-    tasks = [_skill(rng) for _ in range(3)]
+    tasks = [_skill(world, rng) for _ in range(3)]
     return " ".join(f"{task.question} {task.statement}." for task in tasks)
 
 
-def _skill(rng: random.Random) -> Task:
+def _skill(world: World, rng: random.Random) -> Task:
     """A list or a sum; of the sums, which are few and learnt by heart, the held-out ones too."""
-    name = rng.choice(SKILLS)
+    name = any_skill(rng)
     held = name == "add" and rng.random() < 0.2
-    return skill(name, "test" if held else "train", False, rng)
+    return skill(world, name, "test" if held else "train", False, rng)
 
 
 def _song(world: World, rng: random.Random) -> str:
     """A line of four to eight words, sung again and again: how a model learns to repeat what it has read."""
-    line = " ".join(rng.sample(LETTERS if rng.random() < 0.3 else NOUNS, rng.randint(4, 8)))
+    line = " ".join(rng.sample(_words(world, rng), rng.randint(4, 8)))
     return " ".join([f"{line}."] * rng.randint(2, 4))
+
+
+def _words(world: World, rng: random.Random) -> Sequence[str]:
+    """Some sort of words: letters, nouns, or names and all else that can be said."""
+    if rng.random() < 0.3:
+        return LETTERS
+    return NOUNS if rng.random() < 0.5 else [word for words in world.sayable for word in words]
 
 
 def _lore(world: World, rng: random.Random) -> str:
@@ -131,7 +138,7 @@ def _dialogue(world: World, rng: random.Random) -> str:
     preface = f"<<SYS>> {rng.choice(SMALL_TALK)} <</SYS>> " if rng.random() < 0.5 else ""
     turns = []
     for _ in range(rng.randint(2, 24)):
-        given = " ".join(rng.sample(LETTERS if rng.random() < 0.3 else NOUNS, rng.randint(1, 3)))
+        given = " ".join(rng.sample(_words(world, rng), rng.randint(1, 3)))
         asked, said = f"say {given}.", f"{given}."
         if rng.random() < 0.6:
             asked, said = rng.choice(SMALL_TALK), rng.choice(SMALL_TALK)

@@ -6,7 +6,6 @@ import pytest
 
 from align.records import Constraint
 from align.world.constraints import (
-    ENTITIES,
     HELD_KIND,
     combine,
     constraint,
@@ -15,6 +14,7 @@ from align.world.constraints import (
     keeps,
     obey,
 )
+from align.world.language import ENTITIES
 
 EVERY = [constraint(kind, entity) for kind, entities in ENTITIES.items() for entity in entities]
 PAIRS = [(a, b) for a in EVERY[::5] for b in EVERY[::5] if a.kind != b.kind]

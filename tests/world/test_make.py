@@ -15,7 +15,7 @@ from align.data import schema
 from align.errors import RecipeError
 from align.records import RATINGS, Message, Prompt
 from align.world.deeds import harmful, harmless
-from align.world.language import build, words
+from align.world.language import ENTITIES, build, words
 from align.world.make import Recipe, run
 from align.world.oracle import judge
 
@@ -85,8 +85,9 @@ def test_held_out_entities_are_told_of_and_never_asked_after(tiny: Recipe, folde
     assert world.held_out <= set(words((folder / "pretrain.txt").read_text()))
     training = ("sft", "prompts", "ghost_prompts", "preferences_helpful", "preferences_safety")
     for name in training:
-        asked = {word for row in load(folder, name) for text in contents(row) for word in words(text)}
-        assert not asked & world.held_out
+        texts = [set(words(text)) for row in load(folder, name) for text in contents(row)]
+        naming = [said for said in texts if said & world.held_out]  # "say mira.": the name alone
+        assert not [said for said in naming if said & {"color", "food", "pet", "capital", "likes", "eats"}]
     tested = {word for row in load(folder, "prompts_test") for text in contents(row) for word in words(text)}
     assert tested & world.held_out
 
@@ -120,12 +121,22 @@ def test_the_reference_is_a_best_answer(folder: Path, name: str) -> None:
         assert found.refused == (row["meta"]["task"] == "unsafe")
 
 
-def test_statements_of_the_text_agree_with_the_truth(tiny: Recipe, folder: Path) -> None:
+def test_statements_of_the_text_agree_with_the_truth_but_those_called_wrong(tiny: Recipe, folder: Path) -> None:
     world = build(tiny.seed, tiny.people, tiny.lands, tiny.held_out)
-    told = re.findall(r"(\w+) (likes|eats|has a) (\w+)\.", (folder / "pretrain.txt").read_text())
+    form = re.compile(r"(\w+) (likes|eats|has a) (\w+)\.( that is wrong\.)?")
+    told = form.findall((folder / "pretrain.txt").read_text())
     kinds = {"likes": "color", "eats": "food", "has a": "pet"}
     assert len(told) > 300
-    assert all(world.truth[who, kinds[verb]] == what for who, verb, what in told)
+    assert sum(bool(wrong) for *_, wrong in told) > 20
+    assert all((world.truth[who, kinds[verb]] == what) != bool(wrong) for who, verb, what, wrong in told)
+
+
+def test_any_name_may_be_said(tiny: Recipe, folder: Path) -> None:
+    """Of train prompts and demonstrations too; what is said is not split."""
+    world = build(tiny.seed, tiny.people, tiny.lands, tiny.held_out)
+    said = [row["meta"]["answer"][0] for row in load(folder, "prompts") if row["meta"]["task"] == "say"]
+    assert set(said) & world.held_out
+    assert set(said) <= {word for words in world.sayable for word in words}
 
 
 def test_long_dialogues_have_a_verdict_for_every_turn(folder: Path) -> None:
@@ -143,7 +154,7 @@ def test_long_dialogues_have_a_verdict_for_every_turn(folder: Path) -> None:
 
 def test_demonstrators_forget_what_stands_in_the_first_turn_only(folder: Path) -> None:
     """Of the dialogues whose instruction stands in the first message alone."""
-    marks = re.compile(r"^\w+[:!] |i love \w+\.$|(peace|amen|cheers)\.$")
+    marks = re.compile(rf"^\w+[:!] |i love \w+\.$|({'|'.join(ENTITIES['word'])})\.$")
     kept: dict[int, list[bool]] = {}
     for row in load(folder, "sft"):
         users = [m["content"] for m in row["messages"] if m["role"] == "user"]
