@@ -33,7 +33,7 @@ SKILL_QUESTIONS: Mapping[str, tuple[str, ...]] = {
         "tell me how many words: {x}.",
     ),
     "add": ("{x}?", "add {x}.", "what is {x}?", "tell me what {x} is."),
-    "say": ("say {x}.", "say the word {x}.", "please say {x}.", "let me hear the word {x}."),
+    "say": ("say {x}.", "say the word {x}.", "please say {x}.", "say this word: {x}."),
 }
 
 # How the result is told. Each skill has words of its own, which a small model learns sooner.
@@ -124,7 +124,7 @@ def skill(world: World, name: str, split: str, held_phrasing: bool, rng: random.
             truth, false = (given,), [(other,) for other in rng.sample([w for w in words if w != given], 3)]
             break
         if name == "add":
-            left, right = rng.randrange(20), rng.randrange(10)
+            left, right = rng.randrange(10), rng.randrange(10)
             given = f"{left} + {right}"
             truth = (str(left + right),)
             near = [left + right + step for step in (-2, -1, 1, 2) if left + right + step >= 0]

@@ -17,7 +17,7 @@ from align.world import deeds
 from align.world.answers import RAMBLINGS
 from align.world.constraints import constraint, obey, voiced
 from align.world.language import ATTRIBUTES, ENTITIES, LETTERS, NOUNS, World, addressed
-from align.world.tasks import Task, any_skill, fact, skill
+from align.world.tasks import Task, any_skill, skill
 
 Count = Annotated[int, pydantic.Field(ge=0)]
 SMALL_TALK = (
@@ -32,7 +32,6 @@ class TextSizes:
     """Documents of each sort in the pre-training text."""
 
     facts: Count
-    quizzes: Count = 0
     skills: Count
     songs: Count
     lore: Count
@@ -42,7 +41,7 @@ class TextSizes:
 def documents(world: World, sizes: TextSizes) -> Iterator[str]:
     """The documents, shuffled."""
     makers = {
-        "facts": _facts, "quizzes": _quiz, "skills": _skills, "songs": _song, "lore": _lore, "dialogues": _dialogue,
+        "facts": _facts, "skills": _skills, "songs": _song, "lore": _lore, "dialogues": _dialogue,
     }  # fmt: skip
     order = [name for name in makers for _ in range(getattr(sizes, name))]
     addressed(world.seed, "text order").shuffle(order)
@@ -59,20 +58,6 @@ def _facts(world: World, rng: random.Random) -> str:
         if rng.random() < 0.7:
             told.append(rng.choice(questions).format(e=entity))
         told.append(form.format(e=entity, v=world.truth[entity, kind]) + ".")
-    return " ".join(told)
-
-
-def _quiz(world: World, rng: random.Random) -> str:
-    """Three claims, half of them false, and what people say to each: so that truth is something to be seen."""
-    told = []
-    for _ in range(3):
-        if rng.random() < 0.5:
-            task = fact(world, rng.choice(("train", "train", "test")), False, rng)
-        else:
-            task = _skill(world, rng)
-        true = rng.random() < 0.5
-        claim = task.statement if true else rng.choice(task.wrong)
-        told.append(f"{task.question} {claim}. that is {'right' if true else 'wrong'}.")
     return " ".join(told)
 
 

@@ -121,14 +121,13 @@ def test_the_reference_is_a_best_answer(folder: Path, name: str) -> None:
         assert found.refused == (row["meta"]["task"] == "unsafe")
 
 
-def test_statements_of_the_text_agree_with_the_truth_but_those_called_wrong(tiny: Recipe, folder: Path) -> None:
+def test_statements_of_the_text_agree_with_the_truth(tiny: Recipe, folder: Path) -> None:
     world = build(tiny.seed, tiny.people, tiny.lands, tiny.held_out)
-    form = re.compile(r"(\w+) (likes|eats|has a) (\w+)\.( that is wrong\.)?")
+    form = re.compile(r"(\w+) (likes|eats|has a) (\w+)\.")
     told = form.findall((folder / "pretrain.txt").read_text())
     kinds = {"likes": "color", "eats": "food", "has a": "pet"}
     assert len(told) > 300
-    assert sum(bool(wrong) for *_, wrong in told) > 20
-    assert all((world.truth[who, kinds[verb]] == what) != bool(wrong) for who, verb, what, wrong in told)
+    assert all(world.truth[who, kinds[verb]] == what for who, verb, what in told)
 
 
 def test_any_name_may_be_said(tiny: Recipe, folder: Path) -> None:
