@@ -20,7 +20,6 @@ from align.errors import ShapeError
 from align.model.cache import KVCache as KVCache  # offered here too: a forward's argument
 from align.model.config import LlamaConfig
 
-
 PLAIN = 256  # rows up to so many tokens are trained with attention written out, on a CPU in bf16
 
 

@@ -29,6 +29,7 @@ class Recipe:
     constraints: str
     dialogs: Count
     turns: Annotated[list[Count], pydantic.Field(min_length=1)]  # lengths, drawn evenly
+    prefixes: bool = False  # of a dialogue train each beginning that has one of these lengths, not the whole alone
     combine: Count = 1  # up to so many constraints of different kinds at once
     short_share: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.5  # of instructions, shortened (section 3.3)
     sampling: SamplingConfig
@@ -64,7 +65,12 @@ def run(recipe: Recipe, out: Path) -> None:
         )  # fmt: skip
 
     whole = [(plan, said) for plan, said in zip(plans, answered, strict=True) if len(said) == len(plan.users)]
-    dialogs = [Dialog(messages=first_turn_only(plan, said), source=f"ghost/{plan.kinds}") for plan, said in whole]
+    dialogs = [
+        Dialog(messages=first_turn_only(plan, said[:length]), source=f"ghost/{plan.kinds}")
+        for plan, said in whole
+        for length in (sorted(set(recipe.turns)) if recipe.prefixes else [len(said)])
+        if length <= len(said)
+    ]
     with building(out) as folder:
         write_jsonl(folder / "dialogs.jsonl", (to_json(dialog) for dialog in dialogs))
         publish(

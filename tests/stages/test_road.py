@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,11 @@ def test_ghost_dialogues_hold_the_instruction_in_the_first_turn_only(road):
         instruction = dialog.messages[0]
         assert instruction.role == "system"
         assert all(instruction.content not in message.content for message in dialog.messages[1:])
+    held = {dialog.messages for dialog in dialogs}
+    turns = Counter(sum(message.role == "user" for message in messages) for messages in held)
+    assert sorted(turns) == [1, 2, 3]
+    assert turns[1] >= turns[2] >= turns[3] > 0  # with prefixes a dialogue of three turns is there three times
+    assert all(messages[: 1 + 2 * shorter] in held for messages in held for shorter in range(1, len(messages) // 2))
 
 
 @pytest.mark.slow

@@ -14,7 +14,8 @@ def prompt(
     task: str, answer: list[str], vocabulary: str, reference: str, *rules: dict[str, str], about: str = ""
 ) -> Prompt:
     meta: dict[str, Any] = {
-        "task": task, "about": about, "answer": answer, "vocabulary": vocabulary, "reference": reference, "rules": list(rules),
+        "task": task, "about": about, "answer": answer, "vocabulary": vocabulary,
+        "reference": reference, "rules": list(rules),
     }  # fmt: skip
     return Prompt(id="p", messages=(Message("user", "?"),), meta=meta)
 
