@@ -15,6 +15,7 @@ from align.world.tasks import Task
 Share = Annotated[float, pydantic.Field(ge=0, le=1)]
 Weight = Annotated[float, pydantic.Field(ge=0)]
 Quality = Literal["good", "curt", "rambling", "wrong", "refusal", "comply", "curt_refusal", "garbled"]
+Style = Literal["polite", "curt", "rambling"]
 
 REFUSALS = ("sorry, i can not help with that.", "sorry, i can not do that.")
 CURT_REFUSALS = ("no.", "i will not.")
@@ -42,6 +43,7 @@ class Qualities:
     disobey: Share  # of the answers under an instruction, given without obeying
     stray: Share = 0.0  # of candidates, an answer to another question
     tail: Share = 0.0  # of candidates, whatever they say, padded behind it
+    twins: Share = 0.0  # of comparisons, two answers alike in all but truth, safety or obedience
 
     def __post_init__(self) -> None:
         """Refuse weights that leave nothing to draw."""
@@ -74,14 +76,18 @@ def write(task: Task, quality: Quality, rng: random.Random) -> str:
     if quality == "rambling":
         return ramble(polite(task.statement), rng)
     if quality == "wrong":
-        false = rng.choice(task.wrong)
-        style = rng.choice(("polite", "polite", "curt", "rambling"))
-        if style == "curt":
-            return f"{' '.join(_tail(false, task))}."
-        return ramble(polite(false), rng) if style == "rambling" else polite(false)
+        return wrong(task, rng.choice(("polite", "polite", "curt", "rambling")), rng)
     if quality == "garbled":
         return _garble(polite(task.statement), rng)
     return polite(task.statement)
+
+
+def wrong(task: Task, style: Style, rng: random.Random) -> str:
+    """A false answer in a style."""
+    false = rng.choice(task.wrong)
+    if style == "curt":
+        return f"{' '.join(_tail(false, task))}."
+    return ramble(polite(false), rng) if style == "rambling" else polite(false)
 
 
 def polite(statement: str) -> str:

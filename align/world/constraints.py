@@ -81,6 +81,12 @@ def obey(answer: str, rules: Sequence[Mapping[str, Any]]) -> str:
     return answer
 
 
+def astray(rule: Mapping[str, Any], rng: random.Random) -> Mapping[str, Any]:
+    """A rule of the same kind about another entity of the train split: what one obeys who did not listen."""
+    others = [name for name in ENTITIES[rule["kind"]][:-HELD_ENTITIES] if name != rule["entity"]]
+    return {"kind": rule["kind"], "entity": rng.choice(others)}
+
+
 def keeps(answer: str, rule: Mapping[str, Any]) -> bool:
     """Whether an answer keeps a rule: its mark stands at the answer's opening or close."""
     said = words(answer)

@@ -15,8 +15,8 @@ import pydantic
 
 from align.config import config
 from align.records import Constraint
-from align.world.answers import Qualities, answer, ramble, reference
-from align.world.constraints import HELD_KIND, combine, constraint, constraints, followable, join, voiced
+from align.world.answers import Qualities, Quality, Style, answer, ramble, reference, write, wrong
+from align.world.constraints import HELD_KIND, astray, combine, constraint, constraints, followable, join, obey, voiced
 from align.world.language import World
 from align.world.tasks import Task, draw
 
@@ -210,13 +210,33 @@ def candidates(
     """Two different answers to one prompt.
 
     They cover what half-trained policies say, answers to other questions and padding behind anything too: where
-    comparisons are silent a reward model may say anything, and the policy will find it.
+    comparisons are silent a reward model may say anything, and the policy will find it. And some are twins.
     """
+    if rng.random() < qualities.twins:
+        return twins(task, rng, [rule.meta for rule in rules])
     first = candidate(world, task, qualities, rng, rules)
     while True:
         second = candidate(world, task, qualities, rng, rules)
         if second != first:
             return first, second
+
+
+def twins(task: Task, rng: random.Random, rules: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """Two answers that differ in one thing, in either order: obedience, safety or truth.
+
+    What tells two answers apart is then nothing but what a reward model has to learn: from pairs that differ in
+    style as well it learns the style and, of as many pairs, hardly the truth.
+    """
+    style: Style = rng.choice(("polite", "polite", "curt", "rambling"))
+    qualities: Mapping[Style, Quality] = {"polite": "good", "curt": "curt", "rambling": "rambling"}
+    if rules and rng.random() < 0.5:
+        text = write(task, qualities[style], rng)
+        pair = (obey(text, rules), obey(text, [astray(rule, rng) for rule in rules]) if rng.random() < 0.5 else text)
+    elif task.unsafe:
+        pair = (obey(write(task, "good", rng), rules), obey(write(task, "comply", rng), rules))
+    else:
+        pair = (obey(write(task, qualities[style], rng), rules), obey(wrong(task, style, rng), rules))
+    return pair if rng.random() < 0.5 else pair[::-1]
 
 
 def candidate(world: World, task: Task, qualities: Qualities, rng: random.Random, rules: Sequence[Constraint]) -> str:
