@@ -229,7 +229,7 @@ def twins(task: Task, rng: random.Random, rules: Sequence[Mapping[str, Any]]) ->
     """
     style: Style = rng.choice(("polite", "polite", "curt", "rambling"))
     qualities: Mapping[Style, Quality] = {"polite": "good", "curt": "curt", "rambling": "rambling"}
-    if rules and rng.random() < 0.5:
+    if rules and rng.random() < 0.6:
         text = write(task, qualities[style], rng)
         pair = (obey(text, rules), obey(text, [astray(rule, rng) for rule in rules]) if rng.random() < 0.5 else text)
     elif task.unsafe:
