@@ -89,19 +89,26 @@ def select(experience: Experience, rows: Sequence[int]) -> PPOBatch:
     )
 
 
-def scaled_scores(scores: Tensor, finished: Tensor, *, how: str, clip: float | None, no_eos: float | None) -> Tensor:
+def scaled_scores(
+    scores: Tensor, finished: Tensor, safety: Tensor, *, how: str, clip: float | None, no_eos: float | None
+) -> Tensor:
     """An iteration's combined scores, made comparable with the KL penalty.
 
     Args:
         scores: [R] logits.
         finished: [R] bool, the answer reached its EOS.
-        how: ``whiten`` (paper section 3.2.3), ``unit_variance`` (mean kept) or ``none``.
+        safety: [R] bool, the prompt is one of safety.
+        how: ``whiten`` (paper section 3.2.3), ``whiten_by_kind`` (safety prompts' scores and the others' each among
+            themselves: where one model's logits are much the larger, the other's would hardly count), ``unit_variance``
+            (mean kept) or ``none``.
         clip: bound on the absolute scaled score.
         no_eos: what an answer without EOS gets instead, after scaling.
     """
     every = torch.ones_like(scores, dtype=torch.bool)
     if how == "whiten":
         scores = whiten(scores, every)
+    elif how == "whiten_by_kind":
+        scores = sum((whiten(scores, kind) for kind in (safety, ~safety) if kind.any()), torch.zeros_like(scores))
     elif how == "unit_variance":
         scores = unit_variance(scores, every)
     if clip is not None:

@@ -47,7 +47,7 @@ class PPOConfig:
     value_clip: Positive = 0.2  # ours
     value_weight: Positive = 0.1  # ours
     entropy_weight: NonNegative = 0.0  # ours: off
-    score_scale: Literal["whiten", "unit_variance", "none"] = "whiten"
+    score_scale: Literal["whiten", "whiten_by_kind", "unit_variance", "none"] = "whiten"
     score_clip: Positive | None = None  # ours: off
     no_eos_score: float | None = -1.0  # ours, as lm-human-preferences: instead of the scaled score
     max_kl: Positive = 100.0  # nats an answer; beyond it the run stops
@@ -211,6 +211,7 @@ class Loop:
         scaled = scaled_scores(
             scores.combined,
             collected.finished,
+            torch.tensor(list(collected.is_safety), dtype=torch.bool),
             how=ppo.score_scale,
             clip=ppo.score_clip,
             no_eos=ppo.no_eos_score,

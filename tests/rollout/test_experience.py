@@ -87,9 +87,10 @@ def test_the_mask_goes_by_length_not_by_token_id():
 
 def test_scores_are_scaled_clipped_and_replaced_where_the_answer_did_not_end():
     scores, finished = torch.tensor([1.0, 3.0, 8.0]), torch.tensor([True, True, False])
-    white = scaled_scores(scores, finished, how="whiten", clip=1.0, no_eos=-1.0)
+    mixed = torch.tensor([True, False, False])
+    white = scaled_scores(scores, finished, mixed, how="whiten", clip=1.0, no_eos=-1.0)
     spread = math.sqrt(((1 - 4) ** 2 + (3 - 4) ** 2 + (8 - 4) ** 2) / 3)
     assert white.tolist() == pytest.approx([-1.0, -1 / spread, -1.0], abs=1e-6)
-    kept = scaled_scores(scores, finished, how="unit_variance", clip=None, no_eos=None)
+    kept = scaled_scores(scores, finished, mixed, how="unit_variance", clip=None, no_eos=None)
     assert kept.tolist() == pytest.approx([x / spread + 4 for x in (-3, -1, 4)], abs=1e-6)
-    assert scaled_scores(scores, finished, how="none", clip=None, no_eos=None).tolist() == [1.0, 3.0, 8.0]
+    assert scaled_scores(scores, finished, mixed, how="none", clip=None, no_eos=None).tolist() == [1.0, 3.0, 8.0]
