@@ -199,6 +199,8 @@ class Loop:
 
     def appraise(self, collected: Collected) -> tuple[Experience, dict[str, float]]:
         """Reward, reference and critic on every answer."""
+        import torch
+
         from align.losses import kl_k1, kl_k3
         from align.rollout.experience import build, logprob_reader, over_answers, scaled_scores, value_reader
 

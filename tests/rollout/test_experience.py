@@ -94,3 +94,12 @@ def test_scores_are_scaled_clipped_and_replaced_where_the_answer_did_not_end():
     kept = scaled_scores(scores, finished, mixed, how="unit_variance", clip=None, no_eos=None)
     assert kept.tolist() == pytest.approx([x / spread + 4 for x in (-3, -1, 4)], abs=1e-6)
     assert scaled_scores(scores, finished, mixed, how="none", clip=None, no_eos=None).tolist() == [1.0, 3.0, 8.0]
+
+
+def test_scores_of_each_kind_of_prompt_are_scaled_among_themselves():
+    scores, every = torch.tensor([100.0, 1.0, 300.0, 2.0, 3.0]), torch.ones(5, dtype=torch.bool)
+    safety = torch.tensor([True, False, True, False, False])
+    found = scaled_scores(scores, every, safety, how="whiten_by_kind", clip=None, no_eos=None)
+    assert found.tolist() == pytest.approx([-1.0, -math.sqrt(1.5), 1.0, 0.0, math.sqrt(1.5)], abs=1e-6)
+    alone = scaled_scores(scores, every, every, how="whiten_by_kind", clip=None, no_eos=None)
+    torch.testing.assert_close(alone, scaled_scores(scores, every, every, how="whiten", clip=None, no_eos=None))
