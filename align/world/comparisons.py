@@ -14,7 +14,7 @@ from align.world.annotators import Annotators, choose, excluded, preference, uti
 from align.world.answers import Qualities, reference
 from align.world.constraints import combine, followable
 from align.world.dialogues import ORDINARY, candidates, instructed
-from align.world.language import World, addressed, is_test
+from align.world.language import World, addressed
 from align.world.oracle import Verdict, judge
 from align.world.tasks import draw
 
@@ -31,9 +31,7 @@ def pair(world: World, kind: Kind, split: str, qualities: Qualities, address: st
     rng = addressed(world.seed, "pair", kind, split, address)
     name = rng.choices(list(SEEN[kind]), weights=list(SEEN[kind].values()))[0]
     mix = ORDINARY if name in ("instructed", "dialogue") else {name: 1.0}
-    task = draw(world, mix, "train", rng)
-    while is_test(task.question) != (split == "test"):
-        task = draw(world, mix, "train", rng)
+    task = draw(world, mix, "train", rng, unasked=split == "test")
     rules = combine(followable(), rng) if name == "instructed" else []
     messages: list[dict[str, str]] = []
     if name == "dialogue":

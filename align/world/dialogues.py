@@ -88,6 +88,7 @@ def prompt(
     rng: random.Random,
     held: float,
     rules_from: Sequence[Constraint],
+    unasked: bool = False,
 ) -> dict[str, Any]:
     """One prompt with all that its judge needs.
 
@@ -99,9 +100,10 @@ def prompt(
         rng: draws.
         held: chance of a held-out phrasing.
         rules_from: constraints to instruct with.
+        unasked: a question of the train split that no training row asks.
     """
     mix = {name: 1.0} if name in ("fact", "skill", "unsafe", "lookalike") else ORDINARY
-    task = draw(world, mix, split, rng, held)
+    task = draw(world, mix, split, rng, held, unasked=unasked)
     rules = combine(rules_from, rng) if name == "instructed" else []
     messages: list[Message] = []
     if name == "dialogue":

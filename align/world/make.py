@@ -60,7 +60,8 @@ class Recipe:
     people: Count
     lands: Count
     held_out: Share  # of people and lands that no training question names
-    held_phrasing: Share  # of test prompts asked in a phrasing that no training question has
+    fresh: Share = 0.0  # of test prompts that are new questions about what training questions ask after
+    held_phrasing: Share  # of the other test prompts, asked in a phrasing that no training question has
     text: TextSizes
     demonstrations: Count
     demonstration_shares: DemonstrationShares
@@ -123,12 +124,15 @@ def _demonstrations(world: World, recipe: Recipe) -> Iterator[dict[str, Any]]:
 
 
 def _prompts(world: World, counts: PromptCounts, split: str, recipe: Recipe) -> Iterator[dict[str, Any]]:
-    """Prompts in shuffled order. Test: facts about unseen entities or in unseen phrasings."""
+    """Prompts in shuffled order. Test: new questions about what is known, or about what is held out."""
     names = [name for name in PromptCounts.__annotations__ for _ in range(getattr(counts, name))]
     addressed(world.seed, "prompt order", split).shuffle(names)
     rules: list[Constraint] = constraints(split)
     for number, name in enumerate(names):
         rng = addressed(world.seed, "prompt", split, number)
+        if split == "test" and rng.random() < recipe.fresh:
+            yield prompt(world, name, "train", f"fresh-{number}", rng, 0.0, constraints("train"), unasked=True)
+            continue
         seen = split == "test" and name == "fact" and rng.random() < 0.5
         held = recipe.held_phrasing if split == "test" else 0.0
         if seen and name == "fact":

@@ -167,8 +167,11 @@ def draw(
     rng: random.Random,
     held: float = 0.0,
     short: bool = False,
+    unasked: bool = False,
 ) -> Task:
     """A task of a mix.
+
+    A fifth of the questions about what is of the train split, by their text, no training row asks.
 
     Args:
         world: who there is.
@@ -177,7 +180,15 @@ def draw(
         rng: draws.
         held: chance of a held-out phrasing.
         short: the shortest phrasing and lists, for long dialogues.
+        unasked: of the train split, one of the questions that no training row asks.
     """
+    while True:
+        task = _draw(world, mix, split, rng, held, short)
+        if split == "test" or is_test(task.question) == unasked:
+            return task
+
+
+def _draw(world: World, mix: Mapping[str, float], split: str, rng: random.Random, held: float, short: bool) -> Task:
     name = rng.choices(list(mix), weights=list(mix.values()))[0]
     held_phrasing = rng.random() < held
     if name == "fact":

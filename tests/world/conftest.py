@@ -8,7 +8,8 @@ from align.config import parse
 from align.world.make import Recipe, run
 
 TINY = {
-    "stage": "world", "seed": 3, "people": 20, "lands": 10, "held_out": 0.2, "held_phrasing": 0.3,
+    "stage": "world", "seed": 3, "people": 20, "lands": 10, "held_out": 0.2, "fresh": 0.5,
+    "held_phrasing": 0.3,
     "text": {"facts": 200, "skills": 100, "songs": 20, "lore": 60, "dialogues": 20},
     "demonstrations": 600,
     "demonstration_shares": {"unsafe": 0.12, "lookalike": 0.06, "instructed": 0.12, "dialogue": 0.15},
