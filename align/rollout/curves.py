@@ -1,7 +1,9 @@
 """What scores say of best-of-N: maxima and medians against N, a temperature's worth, who won.
 
 Everything is an unbiased estimate from the M samples that there are, averaged over prompts; intervals are normal
-95 % ones over prompts. Numbers in the units of the scores, logits.
+95 % ones over prompts. Numbers in the units of the scores, logits. An answer that cannot win, for instance because it
+never ended, counts as the worst of its prompt that can: reward models have seen no such answers and may score them
+above all others.
 """
 
 from __future__ import annotations
@@ -14,59 +16,61 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from align.rollout.best import usable
 from align.stats import mean_se, median_weights, order_weights, wilson
 
 Row: TypeAlias = Mapping[str, Any]  # of data_schemas/rollout.json
 Z = 1.96  # normal quantile of a 95 % interval
 
 
-def by_prompt(rows: Iterable[Row]) -> dict[str, list[float]]:
-    """Combined scores by prompt."""
+def floors(rows: Iterable[Row]) -> dict[str, float]:
+    """Each prompt's lowest score of an answer that can win; of any answer where none can."""
+    lowest: dict[str, tuple[bool, float]] = {}
+    for row in rows:
+        found = not usable(row), row["scores"]["combined"]
+        lowest[row["prompt_id"]] = min(lowest.get(row["prompt_id"], found), found)
+    return {prompt: score for prompt, (_, score) in lowest.items()}
+
+
+def by_prompt(rows: Sequence[Row], floor: Mapping[str, float] | None = None) -> dict[str, list[float]]:
+    """What each answer is worth, by prompt: its combined score, or the floor where it cannot win.
+
+    Args:
+        rows: scored.
+        floor: by prompt, from :func:`floors` of more rows than these; of these where None.
+    """
+    floor = floors(rows) if floor is None else floor
     groups: dict[str, list[float]] = defaultdict(list)
     for row in rows:
-        groups[row["prompt_id"]].append(row["scores"]["combined"])
+        prompt = row["prompt_id"]
+        groups[prompt].append(row["scores"]["combined"] if usable(row) else floor[prompt])
     return dict(groups)
 
 
-def best_by_prompt(rows: Iterable[Row], k: int) -> list[float]:
-    """For each prompt, in order, the unbiased estimate of the best of ``k`` of its scores.
-
-    Raises:
-        ValueError: a prompt has fewer than ``k``.
-    """
-    return _expected(list(by_prompt(rows).values()), k, median=False)
-
-
-def expected_best(rows: Iterable[Row], k: int) -> tuple[float, float]:
-    """Mean over prompts, with its standard error, of the unbiased estimate of the best of ``k`` scores."""
-    return mean_se(best_by_prompt(rows, k))
-
-
-def curve(rows: Iterable[Row], most: int | None = None) -> list[dict[str, float]]:
-    """Expected maximum and median of N samples against N = 1, 2, … (paper figure 7).
+def curve(rows: Sequence[Row], floor: Mapping[str, float] | None = None) -> list[dict[str, float]]:
+    """Expected maximum and median of N samples against N = 1, 2, …, as far as every prompt has some (paper figure 7).
 
     Args:
         rows: of one policy, or of several taken together.
-        most: the largest N; as many samples as every prompt has where None.
+        floor: see :func:`by_prompt`.
     """
-    groups = list(by_prompt(rows).values())
-    top = min((len(scores) for scores in groups), default=0)
+    groups = list(by_prompt(rows, floor).values())
     points = []
-    for n in range(1, min(top, most or top) + 1):
+    for n in range(1, min((len(scores) for scores in groups), default=0) + 1):
         highest, middle = _expected(groups, n, median=False), _expected(groups, n, median=True)
         points.append({"n": n, **_interval("max", highest), **_interval("median", middle)})
     return points
 
 
-def curves(rows: Iterable[Row]) -> list[dict[str, Any]]:
+def curves(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The curve of each policy and temperature, in the order of the rows (paper figures 7 and 8)."""
     groups: dict[tuple[str, str, float], list[Row]] = defaultdict(list)
     for row in rows:
         groups[row["policy"], row["policy_sha256"], row["temperature"]].append(row)
-    found = []
+    floor, found = floors(rows), []
     for (policy, digest, temperature), group in groups.items():
         known = {"policy": policy, "policy_sha256": digest, "temperature": temperature}
-        found.append(known | {"prompts": len(by_prompt(group)), "points": curve(group)})
+        found.append(known | {"prompts": len(by_prompt(group)), "points": curve(group, floor)})
     return found
 
 
@@ -80,7 +84,11 @@ def choose_temperature(probes: Mapping[float, Sequence[Row]], k: int) -> dict[st
         probes: by temperature, the scored answers to the same prompts.
         k: samples a prompt to be drawn.
     """
-    best = {temperature: best_by_prompt(rows, k) for temperature, rows in probes.items()}
+    floor = floors([row for rows in probes.values() for row in rows])
+    best = {
+        temperature: _expected(list(by_prompt(rows, floor).values()), k, median=False)
+        for temperature, rows in probes.items()
+    }
     chosen = max(best, key=lambda temperature: math.fsum(best[temperature]))
     points = []
     for temperature, values in best.items():
@@ -95,7 +103,7 @@ def choose_temperature(probes: Mapping[float, Sequence[Row]], k: int) -> dict[st
                 "low": mean - Z * error,
                 "high": mean + Z * error,
                 **_interval("to_chosen", gap),
-                "finished": sum(row["finish"] == "stop" for row in rows) / len(rows),
+                "usable": sum(map(usable, rows)) / len(rows),
             }
         )
     return {"chosen": chosen, "n": k, "prompts": len(best[chosen]), "curve": points}

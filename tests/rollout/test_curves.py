@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from align.rollout.curves import by_prompt, choose_temperature, curve, curves, expected_best, winners
+from align.rollout.curves import by_prompt, choose_temperature, curve, curves, floors, winners
 from tests.rollout.rows import SHA, row
 
 SCORES = {"p": [0.3, -1.0, 2.0, 0.3], "q": [5.0, 4.0, -2.5, 0.0], "r": [-0.1, -0.2, -0.3, -0.4]}
@@ -21,20 +21,6 @@ ROWS = [row(prompt, scores[i]) for i in range(4) for prompt, scores in SCORES.it
 def over_draws(scores: Sequence[float], k: int, what: Any) -> float:
     """A statistic of k scores, averaged over every draw there is."""
     return statistics.fmean(what(draw) for draw in itertools.combinations(scores, k))
-
-
-@pytest.mark.parametrize("k", [1, 2, 3, 4])
-def test_expected_best_is_the_mean_over_every_draw(k: int) -> None:
-    each = [over_draws(scores, k, max) for scores in SCORES.values()]
-    mean, error = expected_best(ROWS, k)
-    assert mean == pytest.approx(statistics.fmean(each), abs=1e-13)
-    assert error == pytest.approx(statistics.stdev(each) / 3**0.5, abs=1e-13)
-    assert by_prompt(ROWS) == SCORES
-
-
-def test_more_draws_than_samples_are_refused() -> None:
-    with pytest.raises(ValueError, match="k = 5"):
-        expected_best(ROWS, 5)
 
 
 def test_the_curve_of_figure_7() -> None:
@@ -48,7 +34,8 @@ def test_the_curve_of_figure_7() -> None:
             assert point[name] == pytest.approx(mean, abs=1e-13)
             assert point[f"{name}_low"] == pytest.approx(mean - 1.96 * error, abs=1e-12)
             assert point[f"{name}_high"] == pytest.approx(mean + 1.96 * error, abs=1e-12)
-    assert curve(ROWS, 2) == found[:2]
+    assert by_prompt(ROWS) == SCORES
+    assert found[3]["max"] == pytest.approx((2.0 + 5.0 - 0.1) / 3, abs=1e-13)
     assert len(curve([*ROWS, row("few", 1.0), row("few", 2.0)])) == 2, "as far as every prompt has samples"
     assert curve([]) == []
 
@@ -67,15 +54,31 @@ def test_curves_are_told_apart_by_policy_and_temperature() -> None:
 def test_the_temperature_is_that_of_the_best_expected_maximum_not_of_the_best_mean() -> None:
     cold, hot = [1.0, 1.0, 1.0, 1.0], [-4.0, 3.0, -4.0, 3.0]
     probes = {0.7: [row(p, s) for p in "pq" for s in cold], 1.0: [row(p, s) for p in "pq" for s in hot]}
-    probes[1.0][0]["finish"] = "length"
     found = choose_temperature(probes, 2)
     assert (found["chosen"], found["n"], found["prompts"]) == (1.0, 2, 2)
     one, two = found["curve"]
     assert (one["temperature"], two["temperature"]) == (0.7, 1.0)
     assert one["expected_best"] == pytest.approx(1.0, abs=1e-13)
     assert two["expected_best"] == pytest.approx(over_draws(hot, 2, max), abs=1e-13)
-    assert (one["finished"], two["finished"]) == (1.0, 7 / 8)
+    assert (one["usable"], two["usable"]) == (1.0, 1.0)
     assert choose_temperature(probes, 1)["chosen"] == 0.7
+
+
+def test_an_answer_that_cannot_win_is_worth_the_worst_that_can() -> None:
+    """A reward model that likes endless answers once chose the hottest temperature by what could never be learnt."""
+    endless = [row("p", 9.0, finish="length"), row("p", 8.0, answer=""), row("p", 0.5), row("p", 0.75)]
+    assert floors(endless) == {"p": 0.5}
+    assert by_prompt(endless) == {"p": [0.5, 0.5, 0.5, 0.75]}
+    assert floors([row("p", 9.0, finish="length"), row("p", 8.0, finish="length")]) == {"p": 8.0}
+    found = choose_temperature({1.0: [row("p", s) for s in (0.25, 1.0, 1.0, 1.0)], 2.0: endless}, 2)
+    assert found["chosen"] == 1.0
+    assert found["curve"][1]["usable"] == 0.5
+    # the floor is the prompt's over all temperatures
+    assert found["curve"][1]["expected_best"] == pytest.approx(over_draws([0.25, 0.25, 0.5, 0.75], 2, max), abs=1e-13)
+    hot = [one | {"temperature": 2.0} for one in endless]
+    both = curves([row("p", 0.25), *hot])
+    assert both[1]["points"][3]["max"] == 0.75
+    assert both[1]["points"][0]["max"] == pytest.approx((0.25 + 0.25 + 0.5 + 0.75) / 4, abs=1e-13)
 
 
 def test_the_distance_to_the_chosen_is_paired_by_prompt() -> None:

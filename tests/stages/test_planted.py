@@ -11,6 +11,7 @@ import pytest
 from align.artifacts import read_manifest, work_dir
 from align.data.prompts import encode_prompts, requests
 from align.data.schema import read_prompts
+from align.data.template import sayable
 from align.data.tokenizer import Tokenizer
 from align.pipeline import load_pipeline
 from align.pipeline import run as run_pipeline
@@ -90,13 +91,28 @@ def test_the_temperature_found_is_within_a_step_of_the_best_by_brute_force(
     rejection.run(recipe(**settings, take=1, samples=N, temperature=search, max_new_tokens=40), out)
     chosen = read_manifest(out).metrics["temperature"]["chosen"]
     others = list(read_prompts(prompts))[:-PROBED][-2 * PROBED :]
-    means = {temperature: brute_force(run, policy, others, temperature, draws=4) for temperature in GRID}
+    drawn = {temperature: draw(run, policy, others, temperature, draws=4) for temperature in GRID}
+    # an answer that cannot be learnt from counts as the worst of its prompt that can
+    worst = [
+        min(score for answers in drawn.values() for score, may_win in answers[place] if may_win)
+        for place in range(len(others))
+    ]
+    means = {
+        temperature: statistics.fmean(
+            max(score if may_win else worst[place] for score, may_win in answers[place][start : start + N])
+            for place in range(len(others))
+            for start in range(0, len(answers[place]), N)
+        )
+        for temperature, answers in drawn.items()
+    }
     best = max(means, key=lambda temperature: means[temperature])
     assert abs(GRID.index(chosen) - GRID.index(best)) <= 1, (chosen, means)
 
 
-def brute_force(run: Path, policy: str, prompts: list[Prompt], temperature: float, draws: int) -> float:
-    """Mean over prompts and draws of the largest of N fresh scores."""
+def draw(
+    run: Path, policy: str, prompts: list[Prompt], temperature: float, draws: int
+) -> list[list[tuple[float, bool]]]:
+    """For each prompt the scores of N fresh answers, ``draws`` times, each with whether it may win."""
     tokenizer = Tokenizer(run / policy / "tokenizer.model")
     encoded = encode_prompts(tokenizer, prompts)
     with open_pool(run / policy, PoolConfig()) as pool:
@@ -105,4 +121,8 @@ def brute_force(run: Path, policy: str, prompts: list[Prompt], temperature: floa
     judge = RewardModels(run / "reward", run / "reward", 0.15)
     flags = [prompts[r.prompt].kind == "safety" for r in rollouts]
     scores = judge.score([encoded[r.prompt] for r in rollouts], [r.tokens for r in rollouts], flags).combined.tolist()
-    return statistics.fmean(max(scores[start : start + N]) for start in range(0, len(scores), N))
+    found: list[list[tuple[float, bool]]] = [[] for _ in prompts]
+    for rollout, score in zip(rollouts, scores, strict=True):
+        text = tokenizer.decode(rollout.tokens).strip()
+        found[rollout.prompt].append((score, rollout.finish == "stop" and sayable(text)))
+    return found

@@ -14,6 +14,7 @@ from align.data.schema import read_rollouts
 from align.errors import RecipeError
 from align.losses import combine_rewards
 from align.model.weights import load_policy
+from align.rollout.curves import curves as curves_of
 from align.rollout.experience import logprob_reader, over_answers
 from align.rollout.judge import RewardModels
 from tests.stages.rounds import Runner, drawn, only, prompt_tokens, recipe, told
@@ -117,4 +118,6 @@ def test_temperature_is_sought_on_prompts_that_no_round_trains_on(go: Runner, mo
     assert {name for name, _ in go.asked} == {f"probe-{t}.jsonl" for t in grid["grid"]}
     later = json.loads((home / "next" / "curves.json").read_text())["temperatures"]
     assert [c["policy_sha256"] for c in later] == 3 * [two] + 3 * [folder_digest(models / "one/policy")]
-    assert [c["points"] for c in later[:3]] == [c["points"] for c in curves["temperatures"]]
+    kept = list(read_rollouts(home / "next" / "probes.jsonl"))
+    assert [row for row in kept if row["policy_sha256"] == two] == probes
+    assert later == curves_of(kept)
