@@ -51,13 +51,12 @@ def skill(run: Path, source: str) -> dict[str, float]:
 
 def test_all_past_keeps_the_skill_that_latest_loses(run: Path) -> None:
     first, second, of_all, of_latest = skill(run, "world/fact").values()
-    assert first > 0.45, "the first version has it"
-    assert second < 0.3, "the second has not"
-    assert of_all > second + 0.2
-    assert of_all > of_latest + 0.2
-    assert of_latest < second + 0.1
+    assert first > 0.4, "the first version has it"
+    assert second < 0.2, "the second has not"
+    assert of_all > max(second, of_latest) + 0.1, "it is kept"
+    assert of_latest < 0.2, "it stays lost"
     # the other skills, which both pools hold, differ little: the pool made the difference
-    others = [skill(run, f"world/{name}").values() for name in ("add", "copy", "count", "reverse", "sort")]
+    others = [skill(run, f"world/{name}").values() for name in ("copy", "count", "reverse", "sort")]
     here, there = (statistics.fmean(list(values)[place] for values in others) for place in (2, 3))
     assert abs(here - there) < 0.1
     table = helpful_by_source(run / "evaluation")
