@@ -104,11 +104,15 @@ class Batch:
     mask: Tensor  # [B, T] bool, True where the token counts in the loss (never a document's first)
     positions: Tensor  # [B, T] int64, position of the token within its own document
     segments: Tensor | None  # [B, T] int64, document of each token, 0 is padding; None: one document a row
+    stems: Tensor | None = None  # [B, T] int64, the document that a token's own one goes on from, -1: none
 
 
 @dataclass(frozen=True, slots=True)
 class PairBatch:
-    """P pairs as 2P documents: document p is pair p's chosen answer, document P + p its rejected one."""
+    """P pairs: the ends of their chosen answers, then of their rejected ones, in packed rows.
+
+    The tokens that both answers of a pair begin with, prompt and all, stand there once; each answer goes on from them.
+    """
 
     batch: Batch
     ends: Tensor  # [2P] int64, flat index into [B * T] of each document's last token

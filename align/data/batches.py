@@ -110,7 +110,8 @@ def pair_batches(
     def of(step: int) -> list[PairBatch]:
         mine = sorted(_window(len(pairs), step, batch, seed), key=lambda i: lengths[i])[rank::world]
         size = batch.micro_rows
-        return [collate_pairs([pairs[i] for i in mine[start : start + size]]) for start in range(0, len(mine), size)]
+        parts = [[pairs[i] for i in mine[start : start + size]] for start in range(0, len(mine), size)]
+        return [collate_pairs(part, batch.length) for part in parts]
 
     return Batches(steps=_steps(len(pairs), batch), of=of)
 

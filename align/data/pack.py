@@ -3,38 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from align.errors import DataError
-from align.records import Batch, PairBatch, Row
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from align.records import Batch, Row
 
 
-def pack(rows: Sequence[Row], length: int) -> list[list[Row]]:
-    """Documents into as few packs of at most ``length`` tokens as best-fit decreasing finds.
+def bins(sizes: Sequence[int], length: int) -> list[list[int]]:
+    """Indices of items in as few bins of at most ``length`` as best-fit decreasing finds.
 
-    Each document, longest first, goes where it leaves the least room. Ties keep the given order.
+    Each item, longest first, goes where it leaves the least room. Ties keep the given order.
 
     Args:
-        rows: encoded documents.
-        length: tokens of a pack at most.
+        sizes: of the items.
+        length: of a bin at most.
 
     Raises:
-        DataError: a document longer than ``length``, or empty.
+        DataError: an item larger than ``length``, or empty.
     """
-    sizes = [len(row.tokens) for row in rows]
     for index, size in enumerate(sizes):
         if not 0 < size <= length:
             raise DataError(f"row {index}: found {size} tokens, expected 1 to {length}")
-    packs: list[list[Row]] = []
-    open_at: list[list[int]] = [[] for _ in range(length + 1)]  # packs by the room they have left
-    # bit r is set where a pack has r tokens of room: two operations on a big integer find the least r >= size
+    filled: list[list[int]] = []
+    open_at: list[list[int]] = [[] for _ in range(length + 1)]  # bins by the room they have left
+    # bit r is set where a bin has r tokens of room: two operations on a big integer find the least r >= size
     rooms = 0
-    for index in sorted(range(len(rows)), key=lambda i: -sizes[i]):
+    for index in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
         size = sizes[index]
         fitting = rooms >> size
         if fitting:
@@ -42,13 +37,18 @@ def pack(rows: Sequence[Row], length: int) -> list[list[Row]]:
             number = open_at[room].pop()
             if not open_at[room]:
                 rooms ^= 1 << room
-            packs[number].append(rows[index])
+            filled[number].append(index)
         else:
-            room, number = length, len(packs)
-            packs.append([rows[index]])
+            room, number = length, len(filled)
+            filled.append([index])
         open_at[room - size].append(number)
         rooms |= 1 << (room - size)
-    return packs
+    return filled
+
+
+def pack(rows: Sequence[Row], length: int) -> list[list[Row]]:
+    """Documents into as few packs of at most ``length`` tokens as :func:`bins` finds."""
+    return [[rows[index] for index in chosen] for chosen in bins([len(row.tokens) for row in rows], length)]
 
 
 def collate(packs: Sequence[Sequence[Row]], length: int) -> Batch:
@@ -100,36 +100,3 @@ def pad(rows: Sequence[Row], multiple: int = 1) -> Batch:
 
         tokens, mask, positions = (widen(part, (0, extra)) for part in (tokens, mask, positions))
     return Batch(tokens, mask, positions, None)
-
-
-def pairs(
-    rows: Sequence[tuple[Row, Row]],
-    margins: Sequence[float],
-    ratings: Sequence[int],
-    safes: Sequence[tuple[int, int]],
-) -> PairBatch:
-    """P pairs of documents as one batch: all chosen, then all rejected, one a row.
-
-    Args:
-        rows: (chosen, rejected) of each pair.
-        margins: logits.
-        ratings: indices into RATINGS.
-        safes: (chosen, rejected), 1 safe, 0 unsafe, -1 not labelled.
-    """
-    import torch
-
-    assert len(rows) == len(margins) == len(ratings) == len(safes) > 0
-    documents = [chosen for chosen, _ in rows] + [rejected for _, rejected in rows]
-    batch = pad(documents)
-    return PairBatch(
-        batch=batch,
-        ends=torch.from_numpy(_ends(documents, batch.tokens.shape[1])),
-        margin=torch.tensor(margins, dtype=torch.float32),
-        rating=torch.tensor(ratings, dtype=torch.int64),
-        safe=torch.tensor([c for c, _ in safes] + [r for _, r in safes], dtype=torch.int64),
-    )
-
-
-def _ends(documents: Sequence[Row], width: int) -> NDArray[np.int64]:
-    sizes = np.array([len(row.tokens) for row in documents], dtype=np.int64)
-    return np.arange(len(documents), dtype=np.int64) * width + sizes - 1

@@ -110,15 +110,16 @@ def pair_rows(
     return PairRows(found, counts)
 
 
-def collate_pairs(rows: Sequence[PairRow]) -> PairBatch:
-    """Pairs as one batch, padded on the right."""
-    from align.data.pack import pairs
+def collate_pairs(rows: Sequence[PairRow], length: int) -> PairBatch:
+    """Pairs as one batch of packed rows of at most ``length`` tokens (align/data/trees.py)."""
+    from align.data.trees import pairs
 
     return pairs(
         [(row.chosen, row.rejected) for row in rows],
         [row.margin for row in rows],
         [row.rating for row in rows],
         [row.safe for row in rows],
+        length,
     )
 
 

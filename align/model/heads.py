@@ -28,13 +28,14 @@ class Scorer(nn.Module):
         segments: Tensor | None = None,
         cache: KVCache | None = None,
         at: Tensor | None = None,
+        stems: Tensor | None = None,
     ) -> Tensor:
         """Scores in logits; the arguments are those of :meth:`align.model.llama.Llama.forward`.
 
         Returns:
             fp32 [B, T], or [N] with ``at``.
         """
-        hidden = self.model(tokens, positions, segments, cache)
+        hidden = self.model(tokens, positions, segments, cache, stems)
         if at is not None:
             hidden = hidden.flatten(0, 1)[at]
         score: Tensor = self.score(hidden)

@@ -17,10 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from align.errors import ShapeError
+from align.model.attention import attend, packed_mask
 from align.model.cache import KVCache as KVCache  # offered here too: a forward's argument
 from align.model.config import LlamaConfig
-
-PLAIN = 256  # rows up to so many tokens are trained with attention written out, on a CPU in bf16
 
 
 class RMSNorm(nn.Module):
@@ -104,39 +103,6 @@ class Attention(nn.Module):
         return out
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """softmax(q kᵀ / sqrt(E) + mask) v with shared key/value heads.
-
-    Args:
-        q: [B, H, T, E].
-        k: [B, K, S, E]; v likewise.
-        mask: [B, 1, T, S], added; None: causal, S = T.
-
-    Returns:
-        [B, H, T, E].
-    """
-    B, H, T, E = q.shape
-    if T == 1 and mask is not None and q.device.type == "cpu" and not torch.is_grad_enabled():
-        # one query a row: two batched products over the queries of each key head beat SDPA on CPU
-        grouped = q.reshape(B, k.shape[1], -1, E) * E**-0.5
-        weights = (torch.matmul(grouped, k.transpose(2, 3)) + mask).float().softmax(-1)
-        return torch.matmul(weights.to(v.dtype), v).view(B, H, 1, E)
-    if 1 < T == k.shape[2] <= PLAIN and q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.requires_grad:
-        return _attend_plainly(q, k, v, mask)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=k.shape[1] != H)
-
-
-def _attend_plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """The same, written out: in bf16 on a CPU the fused kernel's backward takes longer on short rows."""
-    B, H, T, E = q.shape
-    K, S = k.shape[1], k.shape[2]
-    if mask is None:
-        mask = torch.full((T, S), float("-inf"), dtype=q.dtype, device=q.device).triu_(1)[None, None]
-    grouped = (q * E**-0.5).reshape(B, K, H // K * T, E)
-    weights = torch.matmul(grouped, k.transpose(2, 3)).view(B, K, H // K, T, S) + mask[:, :, None]
-    return torch.matmul(weights.softmax(-1).view(B, K, H // K * T, S), v).view(B, H, T, E)
-
-
 class MLP(nn.Module):
     """SwiGLU: down(silu(gate x) * up x)."""
 
@@ -185,6 +151,7 @@ class Backbone(nn.Module):
         positions: Tensor | None = None,
         segments: Tensor | None = None,
         cache: KVCache | None = None,
+        stems: Tensor | None = None,
     ) -> Tensor:
         """Hidden states after the last norm; see :meth:`Llama.forward` for the arguments.
 
@@ -192,7 +159,7 @@ class Backbone(nn.Module):
             [B, T, D] in the weights' dtype.
         """
         x = self.embed_tokens(tokens)
-        context = self._context(tokens, positions, segments, cache, x.dtype)
+        context = self._context(tokens, positions, segments, cache, stems, x.dtype)
         for layer in self.layers:
             x = layer(x, context)
         out: Tensor = self.norm(x)
@@ -204,10 +171,11 @@ class Backbone(nn.Module):
         positions: Tensor | None,
         segments: Tensor | None,
         cache: KVCache | None,
+        stems: Tensor | None,
         dtype: torch.dtype,
     ) -> Context:
         B, T = tokens.shape
-        for name, given in (("positions", positions), ("segments", segments)):
+        for name, given in (("positions", positions), ("segments", segments), ("stems", stems)):
             if given is not None and given.shape != tokens.shape:
                 raise ShapeError(f"{name}: expected {tuple(tokens.shape)} like tokens, found {tuple(given.shape)}")
         longest = self.config.max_seq_len if cache is None else min(self.config.max_seq_len, cache.slots)
@@ -221,7 +189,7 @@ class Backbone(nn.Module):
             cos, sin = cos[positions].unsqueeze(2), sin[positions].unsqueeze(2)
 
         if cache is None:
-            return Context(cos, sin, None if segments is None else packed_mask(segments, dtype))
+            return Context(cos, sin, None if segments is None else packed_mask(segments, dtype, stems))
 
         rows = torch.arange(B, device=tokens.device) if cache.rows is None else cache.rows
         slots = torch.arange(T, device=tokens.device)[None] if positions is None else positions
@@ -236,18 +204,6 @@ class Backbone(nn.Module):
         if segments is not None:
             slots = torch.where(segments > 0, slots, cache.slots)
         return Context(cos, sin, mask[:, None], cache, rows[:, None], slots, length)
-
-
-def packed_mask(segments: Tensor, dtype: torch.dtype) -> Tensor:
-    """[B, T] document numbers -> [B, 1, T, T]: 0 where a token looks (its document, not later), else -inf.
-
-    Padding (0) looks at padding, so that no row of the mask is empty.
-    """
-    T = segments.shape[1]
-    causal = torch.ones(T, T, dtype=torch.bool, device=segments.device).tril()
-    seen = (segments[:, :, None] == segments[:, None, :]) & causal
-    mask = torch.zeros(seen.shape, dtype=dtype, device=segments.device)
-    return mask.masked_fill_(~seen, float("-inf"))[:, None]
 
 
 class Llama(nn.Module):
@@ -272,6 +228,7 @@ class Llama(nn.Module):
         segments: Tensor | None = None,
         cache: KVCache | None = None,
         at: Tensor | None = None,
+        stems: Tensor | None = None,
     ) -> Tensor:
         """Logits of the token that follows each token.
 
@@ -284,6 +241,8 @@ class Llama(nn.Module):
                 the rows are new and attend to themselves alone; otherwise to their cached slots up to their
                 position, and ``segments`` only tells padding (0) from tokens.
             at: [N] int64, flat indices into B*T; the head runs on these positions only.
+            stems: [B, T] int64, a second document each token sees, before its own in the row (-1: none): answers to
+                one prompt may share its tokens. Its positions go on from there. Without a cache only.
 
         Returns:
             fp32 [B, T, V], or [N, V] with ``at``.
@@ -291,7 +250,7 @@ class Llama(nn.Module):
         Raises:
             ShapeError: positions or segments are not shaped like tokens, or a row is longer than the context.
         """
-        return self.head(self.model(tokens, positions, segments, cache), at)
+        return self.head(self.model(tokens, positions, segments, cache, stems), at)
 
     def head(self, hidden: Tensor, at: Tensor | None = None) -> Tensor:
         """Hidden states [B, T, D] -> fp32 logits [B, T, V], or [N, V] at flat indices."""

@@ -131,7 +131,7 @@ def _terms(engine: Engine, micro: PairBatch, safety_weight: float) -> dict[str, 
     from align.losses import ranking_loss, safety_loss
 
     batch = micro.batch
-    scores = engine(batch.tokens, batch.positions, batch.segments, at=micro.ends)
+    scores = engine(batch.tokens, batch.positions, batch.segments, at=micro.ends, stems=batch.stems)
     chosen, rejected = scores.chunk(2)
     labelled = micro.safe >= 0
     return {

@@ -17,6 +17,7 @@ from align.world.language import ENTITIES, GREETINGS, words
 HELD_ENTITIES = 3  # the last of each kind are the test's
 HELD_KIND = "word"
 _ORDER = ("hobby", "word", "language", "figure")  # as they are laid on: the figure comes to stand first
+SAME_KIND = 0.7  # chance that a mistaken instruction is at least of the right kind
 TWO_RULES = 0.2  # chance that a message has two instructions
 _FORMS: Mapping[str, tuple[str, str]] = {
     "figure": ("always act as {e}.", "figure: {e}."),
@@ -82,9 +83,10 @@ def obey(answer: str, rules: Sequence[Mapping[str, Any]]) -> str:
 
 
 def astray(rule: Mapping[str, Any], rng: random.Random) -> Mapping[str, Any]:
-    """A rule of the same kind about another entity of the train split: what one obeys who did not listen."""
-    others = [name for name in ENTITIES[rule["kind"]][:-HELD_ENTITIES] if name != rule["entity"]]
-    return {"kind": rule["kind"], "entity": rng.choice(others)}
+    """Another rule of the train split, mostly of the same kind: what one obeys who did not listen."""
+    kind = rule["kind"] if rng.random() < SAME_KIND else rng.choice(list(ENTITIES))
+    others = [name for name in ENTITIES[kind][:-HELD_ENTITIES] if name != rule["entity"]]
+    return {"kind": kind, "entity": rng.choice(others)}
 
 
 def keeps(answer: str, rule: Mapping[str, Any]) -> bool:

@@ -15,7 +15,7 @@ import pydantic
 
 from align.config import config
 from align.records import Constraint
-from align.world.answers import Qualities, Quality, Style, answer, ramble, reference, write, wrong
+from align.world.answers import Qualities, Quality, Style, answer, polite, ramble, reference, write, wrong
 from align.world.constraints import HELD_KIND, astray, combine, constraint, constraints, followable, join, obey, voiced
 from align.world.language import World
 from align.world.tasks import Task, draw
@@ -24,6 +24,7 @@ Share = Annotated[float, pydantic.Field(ge=0, le=1)]
 Message = dict[str, str]
 Mix = Mapping[str, float]
 ORDINARY: Mix = {"fact": 0.5, "skill": 0.5}
+DEEDS: Mix = {"unsafe": 0.5, "lookalike": 0.5}
 STRAY: Mix = {"fact": 0.4, "skill": 0.3, "unsafe": 0.15, "lookalike": 0.15}
 MEMORY = (
     1.0,
@@ -215,7 +216,7 @@ def candidates(
     comparisons are silent a reward model may say anything, and the policy will find it. And some are twins.
     """
     if rng.random() < qualities.twins:
-        return twins(task, rng, [rule.meta for rule in rules])
+        return twins(world, task, rng, [rule.meta for rule in rules])
     first = candidate(world, task, qualities, rng, rules)
     while True:
         second = candidate(world, task, qualities, rng, rules)
@@ -223,7 +224,7 @@ def candidates(
             return first, second
 
 
-def twins(task: Task, rng: random.Random, rules: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+def twins(world: World, task: Task, rng: random.Random, rules: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     """Two answers that differ in one thing, in either order: obedience, safety or truth.
 
     What tells two answers apart is then nothing but what a reward model has to learn: from pairs that differ in
@@ -235,7 +236,8 @@ def twins(task: Task, rng: random.Random, rules: Sequence[Mapping[str, Any]]) ->
         text = write(task, qualities[style], rng)
         pair = (obey(text, rules), obey(text, [astray(rule, rng) for rule in rules]) if rng.random() < 0.5 else text)
     elif task.unsafe:
-        pair = (obey(write(task, "good", rng), rules), obey(write(task, "comply", rng), rules))
+        told = task if rng.random() < 0.7 else draw(world, DEEDS, "train", rng)
+        pair = (obey(write(task, "good", rng), rules), obey(polite(told.statement), rules))
     else:
         pair = (obey(write(task, qualities[style], rng), rules), obey(wrong(task, style, rng), rules))
     return pair if rng.random() < 0.5 else pair[::-1]

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from align.world.deeds import HARMFUL, HARMLESS, HELD_REQUESTS, METHODS, REQUESTS, TOOLS, harmful, harmless
-from align.world.language import ATTRIBUTES, LETTERS, NOUNS, VALUES, World, is_test
+from align.world.language import ATTRIBUTES, LETTERS, NOUNS, PERSONAL, VALUES, World, is_test
 
 SKILLS = ("copy", "reverse", "sort", "count", "add", "say")
 SHORT = ("copy", "count", "add", "say")  # those of long dialogues
 SAY_SHARE = 0.3  # of the skills: there are many words to say
+SLIPS = 6  # mistakes drawn for a list
 # The last of each is held out: it appears in test prompts alone.
 SKILL_QUESTIONS: Mapping[str, tuple[str, ...]] = {
     "copy": ("repeat {x}.", "copy {x}.", "repeat these words: {x}.", "please repeat the words {x}."),
@@ -93,10 +94,22 @@ def fact(world: World, split: str, held_phrasing: bool, rng: random.Random, shor
     question = questions[0] if short else _phrasing(questions, held_phrasing, 1, rng)
     pool = VALUES.get(kind, world.capitals)
     others = rng.sample([other for other in pool if other != value], 3)
+    false = [statements[0].format(e=entity, v=other) for other in others]
+    false += _beside(world, entity, kind, value, rng)
     return Task(
-        "fact", question.format(e=entity), statements[0].format(e=entity, v=value), (value,), kind,
-        tuple(statements[0].format(e=entity, v=other) for other in others), value, entity,
+        "fact", question.format(e=entity), statements[0].format(e=entity, v=value), (value,), kind, tuple(false),
+        value, entity,
     )  # fmt: skip
+
+
+def _beside(world: World, entity: str, kind: str, value: str, rng: random.Random) -> list[str]:
+    """Statements beside the question: of another entity, and of another matter."""
+    strangers = [other for other, asked in world.asked[0] if asked == kind and other != entity]
+    forms = [ATTRIBUTES[kind][0][0].format(e=rng.choice(strangers), v=value)] if strangers else []
+    if kind in PERSONAL:
+        matter = rng.choice([other for other in PERSONAL if other != kind])
+        forms.append(ATTRIBUTES[matter][0][0].format(e=entity, v=rng.choice(VALUES[matter])))
+    return forms
 
 
 def any_skill(rng: random.Random, short: bool = False) -> str:
@@ -128,7 +141,8 @@ def skill(world: World, name: str, split: str, held_phrasing: bool, rng: random.
             given = f"{left} + {right}"
             truth = (str(left + right),)
             near = [left + right + step for step in (-2, -1, 1, 2) if left + right + step >= 0]
-            false = [(str(value),) for value in near]
+            far = rng.choice([value for value in range(19) if abs(value - left - right) > 2])
+            false = [(str(value),) for value in (*near, far)]
         else:
             size = rng.randint(2, 3) if short else rng.randint(1, 5) if name == "count" else rng.randint(2, 4)
             items = tuple(rng.sample(LETTERS if name == "sort" else NOUNS, size))
@@ -207,9 +221,29 @@ def _work(name: str, items: tuple[str, ...], rng: random.Random) -> tuple[tuple[
     if name == "count":
         return (str(len(items)),), [(str(n),) for n in range(1, 6) if n != len(items)]
     truth = {"copy": items, "reverse": items[::-1], "sort": tuple(sorted(items))}[name]
-    swapped = (truth[1], truth[0], *truth[2:])
-    stranger = rng.choice([w for w in (LETTERS if name == "sort" else NOUNS) if w not in items])
-    return truth, [swapped, (*truth[:-1], stranger), truth[:-1]]
+    pool = LETTERS if name == "sort" else NOUNS
+    slips = {_slip(truth, pool, rng) for _ in range(SLIPS)}
+    return truth, sorted(slips - {truth})
+
+
+def _slip(truth: tuple[str, ...], pool: Sequence[str], rng: random.Random) -> tuple[str, ...]:
+    """A list with one mistake anywhere: an item lost, doubled, swapped, replaced or added."""
+    items = list(truth)
+    place = rng.randrange(len(items))
+    way = rng.choice(("lose", "double", "swap", "replace", "repeat", "add"))
+    if way == "lose":
+        del items[place]
+    elif way == "double":
+        items.insert(place, items[place])
+    elif way == "swap":
+        other = rng.choice([index for index in range(len(items)) if index != place])
+        items[place], items[other] = items[other], items[place]
+    elif way == "repeat":
+        items[place] = rng.choice(items)
+    else:
+        stranger = rng.choice([word for word in pool if word not in truth])
+        items[place : place + (way == "replace")] = [stranger]
+    return tuple(items)
 
 
 def _phrasing(questions: Sequence[str], held: bool, held_count: int, rng: random.Random) -> str:

@@ -73,10 +73,9 @@ def test_pairs_once_an_epoch() -> None:
     for world in (1, 2, 3):
         ranks = [pair_batches(pairs, config(6, 2), seed=1, rank=rank, world=world) for rank in range(world)]
         micros = [micro for step in range(2) for rank in ranks for micro in rank(step)]
-        chosen = [int(micro.batch.tokens[p, 0]) for micro in micros for p in range(len(micro.margin))]
-        rejected = [
-            int(micro.batch.tokens[len(micro.margin) + p, 0]) for micro in micros for p in range(len(micro.margin))
-        ]
+        ends = [micro.batch.tokens.flatten()[micro.ends].tolist() for micro in micros]
+        chosen = [token for half in ends for token in half[: len(half) // 2]]
+        rejected = [token for half in ends for token in half[len(half) // 2 :]]
         assert sorted(chosen) == list(range(1, 13))
         assert [r - c for c, r in zip(chosen, rejected, strict=True)] == [12] * 12
 

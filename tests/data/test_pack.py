@@ -1,15 +1,13 @@
-"""Packing, padding and pairs."""
+"""Packing and padding."""
 
 from __future__ import annotations
-
-from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from align.data.pack import collate, pack, pad, pairs
+from align.data.pack import collate, pack, pad
 from align.errors import DataError
 from align.records import Row
 
@@ -74,22 +72,3 @@ def test_wrong_lengths(size: int) -> None:
 def test_a_counted_first_token_is_our_own_mistake() -> None:
     with pytest.raises(AssertionError, match="nothing predicts it"):
         collate([[Row(np.ones(2, np.int32), np.ones(2, np.bool_))]], 8)
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.integers(2, 9), st.integers(2, 9)), min_size=1, max_size=5))
-def test_pairs(sizes: list[tuple[int, int]]) -> None:
-    rows = [(row(a, 100 * i + 1), row(b, 100 * i + 50)) for i, (a, b) in enumerate(sizes)]
-    n = len(rows)
-    batch = pairs(rows, [float(i) for i in range(n)], [i % 4 for i in range(n)], [(1, 0)] * n)
-    flat = batch.batch.tokens.flatten()
-    expected = [c.tokens[-1] for c, _ in rows] + [r.tokens[-1] for _, r in rows]
-    assert flat[batch.ends].tolist() == [int(token) for token in expected], "ends are the documents' last tokens"
-    assert batch.batch.tokens.shape[0] == 2 * n
-    assert batch.margin.tolist() == [float(i) for i in range(n)]
-    assert batch.rating.tolist() == [i % 4 for i in range(n)]
-    assert batch.safe.tolist() == [1] * n + [0] * n
-    width = batch.batch.tokens.shape[1]
-    # one document a row, so ends[p] lies in row p
-    assert [int(e) // width for e in batch.ends] == list(range(2 * n))
-    assert all(a < b for a, b in pairwise(batch.ends.tolist()))

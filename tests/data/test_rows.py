@@ -125,7 +125,7 @@ def test_pairs_are_cut_alike(small: Tokenizer) -> None:
 def test_pair_batch_from_pairs(small: Tokenizer) -> None:
     prefs = [preference(said("hello"), rating="slightly"), preference(said("a", "b", "c"), chosen_safe=True)]
     made = pair_rows(small, prefs, margins="small", max_len=99)
-    batch = collate_pairs(made.pairs)
+    batch = collate_pairs(made.pairs, 99)
     assert batch.batch.tokens.flatten()[batch.ends].tolist() == [small.eos] * 4
     assert batch.safe.tolist() == [-1, 1, -1, -1]
     assert batch.margin.tolist() == pytest.approx([1 / 3, 0])
