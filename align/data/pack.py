@@ -9,6 +9,8 @@ import numpy as np
 from align.errors import DataError
 from align.records import Batch, Row
 
+NARROW = 128  # tokens of a row where all that it holds is shorter: attention costs a row's length squared
+
 
 def bins(sizes: Sequence[int], length: int) -> list[list[int]]:
     """Indices of items in as few bins of at most ``length`` as best-fit decreasing finds.

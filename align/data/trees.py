@@ -12,10 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from align.data.pack import bins
+from align.data.pack import NARROW, bins
 from align.records import Batch, PairBatch, Row
-
-NARROW = 128  # tokens of a row where all trees are shorter: attention costs a row's length squared
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from align.data.batches import predictors
+from align.data.pack import NARROW, bins, collate, pad
 from align.losses import gae, kl_k1, token_logprobs, token_rewards, unit_variance, whiten
-from align.records import Batch, PPOBatch
+from align.records import Batch, PPOBatch, Row
 
 Tokens = Sequence[Sequence[int]]
+Packs = Sequence[Sequence[int]]  # rows of a batch, each the numbers of the answers in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +78,12 @@ def build(
     )
 
 
-def select(experience: Experience, rows: Sequence[int]) -> PPOBatch:
-    """The experience of some answers as one padded batch."""
-    index = list(rows)
+def select(experience: Experience, packs: Packs) -> PPOBatch:
+    """The experience of some answers as one batch of packed rows, its tables in the order of the rows."""
+    index = [row for pack in packs for row in pack]
     mask = experience.mask[index]
     return PPOBatch(
-        batch=answer_batch([experience.prompts[r] for r in index], [experience.answers[r] for r in index]),
+        batch=answer_batch(experience.prompts, experience.answers, packs),
         logprobs=experience.logprobs[index][mask],
         advantages=experience.advantages[index][mask],
         values=experience.values[index][mask],
@@ -132,30 +134,47 @@ def table(lists: Sequence[Sequence[float]]) -> Tensor:
     return filled
 
 
-def answer_batch(prompts: Tokens, answers: Tokens) -> Batch:
-    """Prompt and answer of each row joined, right-padded; the mask is True on the answers' tokens."""
-    width = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
-    tokens = np.zeros((len(prompts), width), dtype=np.int64)
-    mask = np.zeros(tokens.shape, dtype=np.bool_)
-    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        start, end = len(prompt), len(prompt) + len(answer)
-        tokens[row, :start], tokens[row, start:end] = prompt, answer
-        mask[row, start:end] = True
-    positions = np.broadcast_to(np.arange(width), tokens.shape).copy()
-    return Batch(torch.from_numpy(tokens), torch.from_numpy(mask), torch.from_numpy(positions), None)
+def answer_batch(prompts: Tokens, answers: Tokens, packs: Packs) -> Batch:
+    """Prompt and answer joined, packed as told; the mask is True on the answers' tokens."""
+    rows = [[_joined(prompts[index], answers[index]) for index in pack] for pack in packs]
+    if all(len(pack) == 1 for pack in rows):
+        return pad([pack[0] for pack in rows])
+    return collate(rows, max(sum(len(row.tokens) for row in pack) for pack in rows))
 
 
-def groups(prompts: Tokens, answers: Tokens, batch_tokens: int) -> Iterator[list[int]]:
-    """Row numbers of similar length, each group at most ``batch_tokens`` padded tokens."""
-    lengths = [len(p) + len(a) for p, a in zip(prompts, answers, strict=True)]
-    queue = sorted(range(len(lengths)), key=lambda row: lengths[row])
-    start = 0
-    while start < len(queue):
-        end = start + 1
-        while end < len(queue) and lengths[queue[end]] * (end - start + 1) <= batch_tokens:
-            end += 1
-        yield queue[start:end]
-        start = end
+def groups(prompts: Tokens, answers: Tokens, batch_tokens: int, rows: Sequence[int] | None = None) -> Iterator[Packs]:
+    """Answers of similar length in packed rows, each group of them at most ``batch_tokens`` tokens with padding.
+
+    A row is as long as the longest of its group, or NARROW where all are shorter: lengths differ much and answers are
+    short, so that one to a row would be padding mostly.
+
+    Args:
+        prompts: R prompts.
+        answers: R answers.
+        batch_tokens: size of a forward pass; one answer that is longer gets one of its own.
+        rows: those to group; None: all.
+    """
+    lengths = {row: len(prompts[row]) + len(answers[row]) for row in (range(len(prompts)) if rows is None else rows)}
+    queue = sorted(lengths, key=lambda row: lengths[row])
+    while queue:
+        total, count = 0, 0
+        while count < len(queue) and (total + lengths[queue[count]] <= batch_tokens or not count):
+            total += lengths[queue[count]]
+            count += 1
+        while True:
+            sizes = [lengths[row] for row in queue[:count]]
+            packs = bins(sizes, max(sizes[-1], min(NARROW, batch_tokens)))
+            width = max(sum(sizes[index] for index in pack) for pack in packs)
+            if width * len(packs) <= batch_tokens or count == 1:
+                break
+            count -= max(1, count // 16)  # what the rows' ends leave free did not fit
+        yield [[queue[index] for index in pack] for pack in packs]
+        queue = queue[count:]
+
+
+def _joined(prompt: Sequence[int], answer: Sequence[int]) -> Row:
+    size = len(prompt) + len(answer)
+    return Row(np.array([*prompt, *answer], dtype=np.int32), np.arange(size) >= len(prompt))
 
 
 @torch.no_grad()
@@ -170,10 +189,10 @@ def over_answers(read: Callable[[Batch], Tensor], prompts: Tokens, answers: Toke
     """
     mask = answer_mask(answers)
     filled = torch.zeros(mask.shape)
-    for rows in groups(prompts, answers, batch_tokens):
-        batch = answer_batch([prompts[r] for r in rows], [answers[r] for r in rows])
+    for packs in groups(prompts, answers, batch_tokens):
+        rows = [row for pack in packs for row in pack]
         part = torch.zeros(len(rows), mask.shape[1])
-        part[mask[rows]] = read(batch).float()
+        part[mask[rows]] = read(answer_batch(prompts, answers, packs)).float()
         filled[rows] = part
     return filled
 

@@ -72,7 +72,7 @@ class Recipe:
     overlong: Overlong = "error"  # a prompt that leaves no room for an answer
     sampling: SamplingConfig
     slots: Count = 128  # rollouts under way at once
-    micro_tokens: Count  # padded tokens in a forward pass
+    micro_tokens: Count  # tokens in a forward pass, padding included
     optim: OptimConfig
     critic_optim: OptimConfig
     zero: ZeroConfig
@@ -285,6 +285,5 @@ class Loop:
         from align.rollout.experience import groups, select
 
         mine = sorted(rows)[dist.rank() :: dist.world_size()]
-        prompts, answers = [experience.prompts[r] for r in mine], [experience.answers[r] for r in mine]
-        parts = groups(prompts, answers, self.recipe.micro_tokens)
-        return [select(experience, [mine[i] for i in part]) for part in parts]
+        parts = groups(experience.prompts, experience.answers, self.recipe.micro_tokens, mine)
+        return [select(experience, packs) for packs in parts]

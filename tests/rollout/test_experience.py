@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from align.data.batches import predictors
 from align.rollout.experience import (
@@ -50,7 +52,8 @@ def test_rewards_advantages_and_returns_are_the_slow_definitions():
 
 
 def test_an_answer_batch_joins_prompt_and_answer_and_counts_the_answer():
-    batch = answer_batch(PROMPTS, ANSWERS)
+    batch = answer_batch(PROMPTS, ANSWERS, [[0], [1], [2]])
+    assert batch.segments is None
     assert batch.tokens.tolist() == [[1, 5, 6, 9, 2, 0], [1, 7, 4, 4, 9, 2], [1, 5, 6, 7, 8, 3]]
     assert batch.tokens[batch.mask].tolist() == [9, 2, 4, 4, 9, 2, 3]
     before = batch.tokens.flatten()[predictors(batch.mask)]
@@ -58,7 +61,10 @@ def test_an_answer_batch_joins_prompt_and_answer_and_counts_the_answer():
 
 
 def test_select_keeps_each_token_with_its_own_numbers():
-    part = select(experience(), [2, 1])
+    part = select(experience(), [[2, 1]])
+    assert part.batch.tokens.tolist() == [[1, 5, 6, 7, 8, 3, 1, 7, 4, 4, 9, 2]]
+    assert part.batch.segments is not None
+    assert part.batch.segments.tolist() == [[1] * 6 + [2] * 6]
     assert part.batch.tokens[part.batch.mask].tolist() == [3, 4, 4, 9, 2]
     assert part.logprobs.tolist() == pytest.approx(LOGPROBS[2] + LOGPROBS[1])
     assert part.values.tolist() == pytest.approx(VALUES[2] + VALUES[1])
@@ -76,9 +82,21 @@ def test_readings_come_back_to_their_rows_whatever_the_batches():
 
 def test_groups_hold_every_row_once_within_the_budget():
     found = list(groups(PROMPTS, ANSWERS, 12))
-    assert sorted(r for part in found for r in part) == [0, 1, 2]
+    assert sorted(r for packs in found for pack in packs for r in pack) == [0, 1, 2]
     lengths = [len(p) + len(a) for p, a in zip(PROMPTS, ANSWERS, strict=True)]
-    assert all(len(part) * max(lengths[r] for r in part) <= 12 for part in found)
+    assert all(len(packs) * max(sum(lengths[r] for r in pack) for pack in packs) <= 12 for packs in found)
+    assert [[r for pack in packs for r in pack] for packs in groups(PROMPTS, ANSWERS, 3, [2, 0])] == [[0], [2]]
+
+
+@settings(max_examples=100)
+@given(st.lists(st.tuples(st.integers(1, 150), st.integers(1, 40)), min_size=1, max_size=40), st.integers(1, 999))
+def test_any_groups_hold_every_row_once_within_the_budget(sizes, budget):
+    prompts, answers = [(1,) * p for p, _ in sizes], [(2,) * a for _, a in sizes]
+    found = list(groups(prompts, answers, budget))
+    assert sorted(r for packs in found for pack in packs for r in pack) == list(range(len(sizes)))
+    for packs in found:
+        batch = answer_batch(prompts, answers, packs)
+        assert batch.tokens.numel() <= budget or [len(pack) for pack in packs] == [1]
 
 
 def test_the_mask_goes_by_length_not_by_token_id():
