@@ -162,6 +162,18 @@ def mask(
 
 
 @app.command()
+def score(
+    model: Annotated[Path, typer.Argument(metavar="RM", help="A reward model's folder.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Dialogues or preferences.")],
+    out: Annotated[Path | None, typer.Option(help="Write the rows with their scores here, JSONL.")] = None,
+) -> None:
+    """Score a file's answers by a reward model; of preferences, tell how often it agrees."""
+    from align.commands.score import score_file
+
+    _say(score_file(model, data, out))
+
+
+@app.command()
 def world(overrides: Overrides = None) -> None:
     """Write the practice world's data. The first argument may be a recipe, else it is the library's own."""
     recipe, rest = _recipe_first(overrides or [])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import operator
+from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 
 def wilson(successes: float, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -30,6 +32,30 @@ def wilson(successes: float, n: int, z: float = 1.96) -> tuple[float, float]:
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     # at p = 0 and p = 1 one bound is exact in the algebra but not in floating point
     return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
+
+
+def accuracy_by(gaps: Sequence[float], groups: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """How often a reward model prefers the chosen answer, by group and together, with 95 % Wilson intervals.
+
+    Args:
+        gaps: score of the chosen answer minus that of the rejected one, a pair each. An equal score counts half: a
+            constant scorer has 0.5.
+        groups: of the same pairs, say their ratings.
+        names: of all groups.
+
+    Returns:
+        For each group and ``all``: accuracy (None without pairs), low, high, n.
+    """
+    right: dict[str, list[float]] = defaultdict(list)
+    for gap, group in zip(gaps, groups, strict=True):
+        for name in (group, "all"):
+            right[name].append(0.5 if gap == 0 else float(gap > 0))
+    found: dict[str, dict[str, Any]] = {}
+    for name in (*names, "all"):
+        n, total = len(right[name]), sum(right[name])
+        low, high = wilson(total, n)
+        found[name] = {"accuracy": total / n if n else None, "low": low, "high": high, "n": n}
+    return found
 
 
 def mean_se(values: Sequence[float]) -> tuple[float, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -83,7 +82,7 @@ def run(recipe: Recipe, out: Path) -> None:
     copy_weights(engine, judge)
     for name, path in recipe.held_out.items():
         held = pair_rows(tokenizer, read_pairs([path]), margins="none", max_len=recipe.batch.length, overlong="cut")
-        metrics[f"held_out/{name}"] = accuracy_by_rating(judge, held.pairs)
+        metrics[f"held_out/{name}"] = measure(judge, held.pairs)
     export(
         engine, "scorer", read_config(start), tokenizer.path, out,
         stage="reward", recipe=to_plain(recipe), seed=recipe.seed,
@@ -92,33 +91,14 @@ def run(recipe: Recipe, out: Path) -> None:
     )  # fmt: skip
 
 
-def accuracy_by_rating(scorer: Scorer, pairs: list[PairRow]) -> dict[str, Any]:
-    """Share of pairs whose chosen answer scores higher, by rating and together, with 95 % Wilson intervals.
-
-    Equal scores count half: a constant scorer has 0.5.
-    """
+def measure(scorer: Scorer, pairs: list[PairRow]) -> dict[str, Any]:
+    """Share of pairs whose chosen answer scores higher, by rating and together."""
     from align.rollout.scorer import score_rows
-    from align.stats import wilson
+    from align.stats import accuracy_by
 
-    rows = [row.tokens.tolist() for pair in pairs for row in (pair.chosen, pair.rejected)]
-    scores = score_rows(scorer, rows)
-    right: dict[str, list[float]] = defaultdict(list)
-    for index, pair in enumerate(pairs):
-        gap = scores[2 * index] - scores[2 * index + 1]
-        value = 0.5 if gap == 0 else float(gap > 0)
-        right[RATINGS[pair.rating]].append(value)
-        right["all"].append(value)
-    table: dict[str, Any] = {}
-    for rating in (*RATINGS, "all"):
-        values = right[rating]
-        low, high = wilson(sum(values), len(values)) if values else (0.0, 1.0)
-        table[rating] = {
-            "accuracy": sum(values) / len(values) if values else None,
-            "low": low,
-            "high": high,
-            "n": len(values),
-        }
-    return table
+    scores = score_rows(scorer, [row.tokens.tolist() for pair in pairs for row in (pair.chosen, pair.rejected)])
+    gaps = [chosen - rejected for chosen, rejected in zip(scores[::2], scores[1::2], strict=True)]
+    return accuracy_by(gaps, [RATINGS[pair.rating] for pair in pairs], RATINGS)
 
 
 def _counts(micro: PairBatch) -> dict[str, int]:
