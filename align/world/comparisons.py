@@ -20,7 +20,7 @@ from align.world.tasks import draw
 
 # kind: weights of what its annotators see
 SEEN: Mapping[Kind, Mapping[str, float]] = {
-    "helpful": {"fact": 0.24, "skill": 0.4, "instructed": 0.26, "dialogue": 0.05, "lookalike": 0.05},
+    "helpful": {"fact": 0.25, "skill": 0.45, "instructed": 0.2, "dialogue": 0.05, "lookalike": 0.05},
     "safety": {"unsafe": 0.6, "lookalike": 0.3, "fact": 0.05, "skill": 0.05},
 }
 Pair = tuple[list[dict[str, str]], tuple[str, str], tuple[Verdict, Verdict], str]
