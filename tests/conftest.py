@@ -22,5 +22,6 @@ def shared_data() -> Path:
     """The folder of real data, from ALIGN_DATA or beside the checkout; the test skips where it is absent."""
     folder = Path(os.environ.get("ALIGN_DATA", REPO.parent / "shared" / "data"))
     if not folder.is_dir():
+        assert "ALIGN_DATA" not in os.environ, f"ALIGN_DATA names {folder}, which is no folder"
         pytest.skip(f"real data is not at {folder}; set ALIGN_DATA to its folder")
     return folder

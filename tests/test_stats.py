@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from align.stats import best_of, mean_se, median_weights, order_weights, wilson
+from align.stats import accuracy_by, best_of, mean_se, median_weights, order_weights, wilson
 
 
 @pytest.mark.parametrize(
@@ -111,3 +111,11 @@ def test_order_weights_of_a_hundred_of_a_thousand_sum_to_one() -> None:
     assert math.fsum(order_weights(1000, 100, 50)) == pytest.approx(1.0, abs=1e-12)
     with pytest.raises(ValueError, match="found rank = 3, expected 1 to k = 2"):
         order_weights(4, 2, 3)
+
+
+def test_accuracy_by_group_by_hand() -> None:
+    found = accuracy_by([1.0, -2.0, 0.0, 3.0], ["a", "a", "b", "b"], ("a", "b", "c"))
+    assert [found[name]["accuracy"] for name in ("a", "b", "c", "all")] == [0.5, 0.75, None, 0.625]
+    assert [found[name]["n"] for name in found] == [2, 2, 0, 4]
+    assert (found["all"]["low"], found["all"]["high"]) == wilson(2.5, 4)
+    assert (found["c"]["low"], found["c"]["high"]) == (0.0, 1.0)
