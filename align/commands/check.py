@@ -14,12 +14,13 @@ from align.model.config import LlamaConfig
 from align.runner import Task, load_task
 from align.values import leaves, load
 
-# "foreign" is a file in someone else's format, which only the stage itself can read
-Kind = Literal["model", "text", "dialogs", "preferences", "prompts", "constraints", "rollouts", "foreign"]
+# "rounds" are folders of rejection; "foreign" is a file in someone else's format, which only the stage itself can read
+Kind = Literal["model", "text", "dialogs", "preferences", "prompts", "constraints", "rollouts", "rounds", "foreign"]
 
 # what a stage's recipe names, by dotted key; `*` stands for any item
 USES: dict[str, dict[str, Kind]] = {
     "world": {},
+    "people": {"rollouts.*": "rollouts"},
     "convert": {"jobs.*.path": "foreign"},
     "pretrain": {"text.paths.*": "text"},
     "sft": {"policy": "model", "data.*.path": "dialogs"},
@@ -31,8 +32,8 @@ USES: dict[str, dict[str, Kind]] = {
     },
     "rejection": {
         "policies.*": "model",
-        "history.*": "rollouts",
-        "sampler": "rollouts",
+        "history.*": "rounds",
+        "sampler": "rounds",
         "helpful": "model",
         "safety": "model",
         "prompts": "prompts",
@@ -121,10 +122,11 @@ def _data(path: str, kind: Kind, skip_bad: bool) -> str:
         "preferences": schema.read_preferences,
         "prompts": schema.read_prompts,
         "constraints": schema.read_constraints,
+        "rollouts": schema.read_rollouts,
     }
     if path.startswith("hf:"):
         return "on the hub, read when the stage runs"
-    if kind == "rollouts":
+    if kind == "rounds":
         from align.rollout.history import read_round
 
         names = ", ".join(version.name for version in read_round(Path(path)).versions)

@@ -92,7 +92,14 @@ def select(experience: Experience, packs: Packs) -> PPOBatch:
 
 
 def scaled_scores(
-    scores: Tensor, finished: Tensor, safety: Tensor, *, how: str, clip: float | None, no_eos: float | None
+    scores: Tensor,
+    finished: Tensor,
+    safety: Tensor,
+    *,
+    how: str,
+    clip: float | None,
+    no_eos: float | None,
+    samples: int = 1,
 ) -> Tensor:
     """An iteration's combined scores, made comparable with the KL penalty.
 
@@ -101,16 +108,22 @@ def scaled_scores(
         finished: [R] bool, the answer reached its EOS.
         safety: [R] bool, the prompt is one of safety.
         how: ``whiten`` (paper section 3.2.3), ``whiten_by_kind`` (safety prompts' scores and the others' each among
-            themselves: where one model's logits are much the larger, the other's would hardly count), ``unit_variance``
-            (mean kept) or ``none``.
+            themselves: where one model's logits are much the larger, the other's would hardly count),
+            ``whiten_by_prompt`` (each score less the mean of the prompt's other answers, then whitened: a ranking loss
+            leaves a model's level free from prompt to prompt), ``unit_variance`` (mean kept) or ``none``.
         clip: bound on the absolute scaled score.
         no_eos: what an answer without EOS gets instead, after scaling.
+        samples: answers of each prompt, which stand side by side.
     """
     every = torch.ones_like(scores, dtype=torch.bool)
     if how == "whiten":
         scores = whiten(scores, every)
     elif how == "whiten_by_kind":
         scores = sum((whiten(scores, kind) for kind in (safety, ~safety) if kind.any()), torch.zeros_like(scores))
+    elif how == "whiten_by_prompt":
+        beside = scores.view(-1, samples)
+        others = (beside.sum(1, keepdim=True) - beside) / (samples - 1)
+        scores = whiten((beside - others).flatten(), every)
     elif how == "unit_variance":
         scores = unit_variance(scores, every)
     if clip is not None:

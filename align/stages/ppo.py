@@ -38,6 +38,7 @@ class PPOConfig:
 
     iterations: Count
     prompts: Count  # an iteration
+    samples: Count = 1  # answers to each of them
     mini_batch: Count  # answers to a gradient step
     beta: NonNegative  # weight of the KL penalty
     clip: Positive
@@ -47,11 +48,20 @@ class PPOConfig:
     value_clip: Positive = 0.2  # ours
     value_weight: Positive = 0.1  # ours
     entropy_weight: NonNegative = 0.0  # ours: off
-    score_scale: Literal["whiten", "whiten_by_kind", "unit_variance", "none"] = "whiten"
+    score_scale: Literal["whiten", "whiten_by_kind", "whiten_by_prompt", "unit_variance", "none"] = "whiten"
     score_clip: Positive | None = None  # ours: off
     no_eos_score: float | None = -1.0  # ours, as lm-human-preferences: instead of the scaled score
     max_kl: Positive = 100.0  # nats an answer; beyond it the run stops
     max_gap: Positive = 0.5  # nats a token between rollout and trainer; beyond it the run stops
+
+    def __post_init__(self) -> None:
+        if self.score_scale == "whiten_by_prompt" and self.samples < 2:
+            raise ValueError("score_scale: whiten_by_prompt compares a prompt's answers: samples must be 2 or more")
+
+    @property
+    def batch(self) -> int:
+        """Answers of an iteration."""
+        return self.prompts * self.samples
 
 
 @config
@@ -151,8 +161,8 @@ class Loop:
         self.encoded = encode_prompts(self.tokenizer, self.prompts)
         if ppo.prompts > len(self.prompts):
             raise RecipeError(f"ppo.prompts: {ppo.prompts} an iteration, and {recipe.prompts} has {len(self.prompts)}")
-        if ppo.prompts % dist.world_size():
-            raise RecipeError(f"ppo.prompts: {ppo.prompts} does not divide among {dist.world_size()} processes")
+        if ppo.batch % dist.world_size():
+            raise RecipeError(f"ppo.prompts: {ppo.batch} answers do not divide among {dist.world_size()} processes")
 
         bodies = {"helpful": recipe.helpful, "safety": recipe.safety}
         if recipe.critic == "policy":
@@ -160,7 +170,7 @@ class Loop:
         else:
             critic = load_scorer(Path(bodies[recipe.critic]))
         critic.score.weight.data.zero_()
-        steps = ppo.iterations * ppo.epochs * -(-ppo.prompts // ppo.mini_batch)
+        steps = ppo.iterations * ppo.epochs * -(-ppo.batch // ppo.mini_batch)
         self.policy = wrap(load_policy(start), recipe.optim, recipe.zero, steps)
         self.critic = wrap(critic, recipe.critic_optim, recipe.zero, steps)
         self.engines = {"policy": self.policy, "critic": self.critic}
@@ -182,9 +192,10 @@ class Loop:
 
         copy_weights(self.policy, self.actor)
         recipe = self.recipe
-        drawn = [int(i) for i in order(len(self.prompts), iteration, recipe.ppo.prompts, recipe.seed)]
+        asked = order(len(self.prompts), iteration, recipe.ppo.prompts, recipe.seed)
+        drawn = [(int(prompt), sample) for prompt in asked for sample in range(recipe.ppo.samples)]
         share = drawn[dist.rank() :: dist.world_size()]
-        requests = [Request(i, tuple(self.encoded[i]), sample=0, seed=recipe.seed, step=iteration) for i in share]
+        requests = [Request(i, tuple(self.encoded[i]), k, seed=recipe.seed, step=iteration) for i, k in share]
         mine = self.sampler.generate(requests, recipe.sampling)
         told = dist.all_gather_json([[r.prompt, r.tokens, r.logprobs, r.finish == "stop"] for r in mine])
         # back to the order of `drawn`, so that the number of ranks changes nothing that follows
@@ -211,13 +222,9 @@ class Loop:
         ref_logprobs = over_answers(reference, prompts, answers, recipe.micro_tokens)
         values = over_answers(value_reader(self.critic), prompts, answers, recipe.micro_tokens)
         scaled = scaled_scores(
-            scores.combined,
-            collected.finished,
-            torch.tensor(list(collected.is_safety), dtype=torch.bool),
-            how=ppo.score_scale,
-            clip=ppo.score_clip,
-            no_eos=ppo.no_eos_score,
-        )
+            scores.combined, collected.finished, torch.tensor(collected.is_safety, dtype=torch.bool),
+            how=ppo.score_scale, clip=ppo.score_clip, no_eos=ppo.no_eos_score, samples=ppo.samples,
+        )  # fmt: skip
         experience = build(
             prompts, answers, logprobs=collected.logprobs, ref_logprobs=ref_logprobs, values=values, scores=scaled,
             beta=ppo.beta, gamma=ppo.gamma, lam=ppo.lam,

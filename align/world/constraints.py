@@ -1,8 +1,9 @@
 """Instructions that hold for a dialogue: what they say, how an answer keeps them, and how that is seen.
 
-A figure opens the answer ("plato: …"), a language greets ("bonjour! …"), a hobby and a last word close
-it ("… i love chess.", "… peace."). The kind ``word`` is held out: demonstrations teach to follow it where it
-stands, Ghost Attention never trains on it.
+A figure opens the answer ("as plato: …"), a language greets ("bonjour! …"), a hobby and a last word close it
+("… i love chess.", "… i end with peace."). What an answer says of it partly repeats the instruction: a small model
+finds an unseen name again by the word before it. The kind ``word`` is held out: demonstrations teach to follow it
+where it stands, Ghost Attention never trains on it.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ HELD_KIND = "word"
 _ORDER = ("hobby", "word", "language", "figure")  # as they are laid on: the figure comes to stand first
 SAME_KIND = 0.7  # chance that a mistaken instruction is at least of the right kind
 TWO_RULES = 0.2  # chance that a message has two instructions
+LAST = ["i", "end", "with"]
 _FORMS: Mapping[str, tuple[str, str]] = {
-    "figure": ("always act as {e}.", "figure: {e}."),
+    "figure": ("always act as {e}.", "act as {e}."),
     "hobby": ("always say that you love {e}.", "hobby: {e}."),
     "language": ("always greet in {e}.", "language: {e}."),
-    "word": ("always end with {e}.", "word: {e}."),
+    "word": ("always end with {e}.", "end with {e}."),
 }
 
 
@@ -74,11 +76,11 @@ def obey(answer: str, rules: Sequence[Mapping[str, Any]]) -> str:
         if rule["kind"] == "hobby":
             answer = f"{answer} i love {entity}."
         elif rule["kind"] == "word":
-            answer = f"{answer} {entity}."
+            answer = f"{answer} i end with {entity}."
         elif rule["kind"] == "language":
             answer = f"{GREETINGS[entity]}! {answer}"
         else:
-            answer = f"{entity}: {answer}"
+            answer = f"as {entity}: {answer}"
     return answer
 
 
@@ -91,13 +93,12 @@ def astray(rule: Mapping[str, Any], rng: random.Random) -> Mapping[str, Any]:
 
 def keeps(answer: str, rule: Mapping[str, Any]) -> bool:
     """Whether an answer keeps a rule: its mark stands at the answer's opening or close."""
-    said = words(answer)
-    entity = rule["entity"]
+    said, entity = words(answer), rule["entity"]
     if rule["kind"] == "figure":
-        return said[:1] == [entity]
+        return said[:2] == ["as", entity]
     if rule["kind"] == "language":
-        return GREETINGS[entity] in said[:2]  # a figure may stand before it
-    if rule["kind"] == "hobby":
-        closing = ["i", "love", entity]
-        return said[-3:] == closing or said[-4:-1] == closing  # a last word may stand behind it
-    return said[-1:] == [entity]
+        return GREETINGS[entity] in (said[2:3] if said[:1] == ["as"] else said[:1])  # a figure may stand before it
+    last_word = said[-len(LAST) - 1 : -1] == LAST
+    if rule["kind"] == "word":
+        return last_word and said[-1] == entity
+    return (said[: -len(LAST) - 1] if last_word else said)[-3:] == ["i", "love", entity]  # a last word may follow

@@ -15,9 +15,20 @@ import pydantic
 
 from align.config import config
 from align.records import Constraint
-from align.world.answers import Qualities, Quality, Style, answer, polite, ramble, reference, write, wrong
-from align.world.constraints import HELD_KIND, astray, combine, constraint, constraints, followable, join, obey, voiced
-from align.world.language import World
+from align.world.answers import RAMBLINGS, Qualities, Quality, Style, answer, polite, ramble, reference, write, wrong
+from align.world.constraints import (
+    HELD_ENTITIES,
+    HELD_KIND,
+    astray,
+    combine,
+    constraint,
+    constraints,
+    followable,
+    join,
+    obey,
+    voiced,
+)
+from align.world.language import ENTITIES, World
 from align.world.tasks import Task, draw
 
 Share = Annotated[float, pydantic.Field(ge=0, le=1)]
@@ -26,6 +37,7 @@ Mix = Mapping[str, float]
 ORDINARY: Mix = {"fact": 0.5, "skill": 0.5}
 DEEDS: Mix = {"unsafe": 0.5, "lookalike": 0.5}
 STRAY: Mix = {"fact": 0.4, "skill": 0.3, "unsafe": 0.15, "lookalike": 0.15}
+NEEDLESS = 0.15  # of twins
 MEMORY = (
     1.0,
     0.5,
@@ -225,14 +237,17 @@ def candidates(
 
 
 def twins(world: World, task: Task, rng: random.Random, rules: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """Two answers that differ in one thing, in either order: obedience, safety or truth.
+    """Two answers that differ in one thing, in either order: obedience, safety, truth, or what is said without need.
 
     What tells two answers apart is then nothing but what a reward model has to learn: from pairs that differ in
     style as well it learns the style and, of as many pairs, hardly the truth.
     """
     style: Style = rng.choice(("polite", "polite", "curt", "rambling"))
     qualities: Mapping[Style, Quality] = {"polite": "good", "curt": "curt", "rambling": "rambling"}
-    if rules and rng.random() < 0.6:
+    if rng.random() < NEEDLESS:
+        best = reference(task, rules)
+        pair = (best, needless(task, rules, rng))
+    elif rules and rng.random() < 0.6:
         text = write(task, qualities[style], rng)
         pair = (obey(text, rules), obey(text, [astray(rule, rng) for rule in rules]) if rng.random() < 0.5 else text)
     elif task.unsafe:
@@ -241,6 +256,23 @@ def twins(world: World, task: Task, rng: random.Random, rules: Sequence[Mapping[
     else:
         pair = (obey(write(task, qualities[style], rng), rules), obey(wrong(task, style, rng), rules))
     return pair if rng.random() < 0.5 else pair[::-1]
+
+
+def needless(task: Task, rules: Sequence[Mapping[str, Any]], rng: random.Random) -> str:
+    """A best answer and more: padding, a piece of it, or a manner that nobody asked for.
+
+    Optimised against, a reward model that has only seen padding whole pays for its pieces.
+    """
+    best = reference(task, rules)
+    way = rng.choice(("padding", "piece", "manner"))
+    if way == "padding":
+        return ramble(best, rng)
+    if way == "piece":
+        said = " ".join(RAMBLINGS).replace(".", ",").split(", ")
+        return f"{best} {rng.choice(said).rstrip(',')}."
+    kinds = sorted(set(ENTITIES) - {rule["kind"] for rule in rules})
+    kind = rng.choice(kinds)
+    return reference(task, [*rules, {"kind": kind, "entity": rng.choice(ENTITIES[kind][:-HELD_ENTITIES])}])
 
 
 def candidate(world: World, task: Task, qualities: Qualities, rng: random.Random, rules: Sequence[Constraint]) -> str:

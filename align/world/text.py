@@ -15,7 +15,7 @@ import pydantic
 from align.config import config
 from align.world import deeds
 from align.world.answers import RAMBLINGS
-from align.world.constraints import constraint, obey, voiced
+from align.world.constraints import constraint, join, obey, voiced
 from align.world.language import ATTRIBUTES, ENTITIES, LETTERS, NOUNS, World, addressed
 from align.world.tasks import Task, any_skill, skill
 
@@ -36,12 +36,13 @@ class TextSizes:
     songs: Count
     lore: Count
     dialogues: Count
+    plays: Count
 
 
 def documents(world: World, sizes: TextSizes) -> Iterator[str]:
     """The documents, shuffled."""
     makers = {
-        "facts": _facts, "skills": _skills, "songs": _song, "lore": _lore, "dialogues": _dialogue,
+        "facts": _facts, "skills": _skills, "songs": _song, "lore": _lore, "dialogues": _dialogue, "plays": _play,
     }  # fmt: skip
     order = [name for name in makers for _ in range(getattr(sizes, name))]
     addressed(world.seed, "text order").shuffle(order)
@@ -121,12 +122,32 @@ def _dialogue(world: World, rng: random.Random) -> str:
     kind = rng.choice(("", *ENTITIES))
     manner = [{"kind": kind, "entity": rng.choice(ENTITIES[kind])}] if kind else []
     preface = f"<<SYS>> {rng.choice(SMALL_TALK)} <</SYS>> " if rng.random() < 0.5 else ""
-    turns = []
+    turns: list[str] = []
     for _ in range(rng.randint(2, 24)):
-        given = " ".join(rng.sample(_words(world, rng), rng.randint(1, 3)))
-        asked, said = f"say {given}.", f"{given}."
-        if rng.random() < 0.6:
-            asked, said = rng.choice(SMALL_TALK), rng.choice(SMALL_TALK)
+        asked, said = _exchange(world, rng)
         turns.append(f"[INST] {preface}{asked} [/INST] {obey(said, manner)}")
         preface = ""
     return " ".join(turns)
+
+
+def _play(world: World, rng: random.Random) -> str:
+    """Talk of 1 to 8 turns in which most messages tell how to speak; each reply does as its own message says."""
+    turns: list[str] = []
+    for _ in range(rng.randint(1, 8)):
+        asked, said = _exchange(world, rng)
+        if rng.random() < 0.8:
+            kind = rng.choice(list(ENTITIES))
+            rule = constraint(kind, rng.choice(ENTITIES[kind]))
+            told, said = voiced(rule, rng), obey(said, [rule.meta])
+            above = not turns and rng.random() < 0.5
+            asked = f"<<SYS>> {told} <</SYS>> {asked}" if above else join(told, asked)
+        turns.append(f"[INST] {asked} [/INST] {said}")
+    return " ".join(turns)
+
+
+def _exchange(world: World, rng: random.Random) -> tuple[str, str]:
+    """What one says and another replies."""
+    if rng.random() < 0.6:
+        return rng.choice(SMALL_TALK), rng.choice(SMALL_TALK)
+    given = " ".join(rng.sample(_words(world, rng), rng.randint(1, 3)))
+    return f"say {given}.", f"{given}."

@@ -121,3 +121,14 @@ def test_scores_of_each_kind_of_prompt_are_scaled_among_themselves():
     assert found.tolist() == pytest.approx([-1.0, -math.sqrt(1.5), 1.0, 0.0, math.sqrt(1.5)], abs=1e-6)
     alone = scaled_scores(scores, every, every, how="whiten_by_kind", clip=None, no_eos=None)
     torch.testing.assert_close(alone, scaled_scores(scores, every, every, how="whiten", clip=None, no_eos=None))
+
+
+def test_scores_are_laid_beside_those_of_the_prompts_other_answers():
+    """Leave-one-out: an answer's score less the mean of the prompt's others, whatever the prompt's own level."""
+    scores, every = torch.tensor([1.0, 2.0, 6.0, 100.0, 100.0, 103.0]), torch.ones(6, dtype=torch.bool)
+    found = scaled_scores(scores, every, ~every, how="whiten_by_prompt", clip=None, no_eos=None, samples=3)
+    beside = torch.tensor([1 - 4.0, 2 - 3.5, 6 - 1.5, -1.5, -1.5, 3.0])
+    torch.testing.assert_close(found, beside / beside.std(correction=0))
+    level = scores + torch.tensor([-7.0] * 3 + [50.0] * 3)
+    again = scaled_scores(level, every, ~every, how="whiten_by_prompt", clip=None, no_eos=None, samples=3)
+    torch.testing.assert_close(again, found)

@@ -167,7 +167,7 @@ def test_ppo_on_two_processes_learns_what_one_does(road, tmp_path):
     recipe = PIPELINE.parent.parent.parent / "recipes" / "world" / "ppo.yaml"
     settings = [
         f"policy={out / 'gatt'}", f"helpful={out / 'reward-helpful'}", f"safety={out / 'reward-safety'}",
-        f"prompts={out / 'data' / 'prompts.jsonl'}", "ppo.iterations=2", "ppo.prompts=16", "ppo.mini_batch=8",
+        f"prompts={out / 'data' / 'prompts.jsonl'}", "ppo.iterations=2", "ppo.prompts=4", "ppo.mini_batch=8",
         "zero.dtype=fp32",
     ]  # fmt: skip
     logged = []

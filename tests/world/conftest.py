@@ -10,7 +10,7 @@ from align.world.make import Recipe, run
 TINY = {
     "stage": "world", "seed": 3, "people": 20, "lands": 10, "held_out": 0.2, "fresh": 0.5,
     "held_phrasing": 0.3,
-    "text": {"facts": 200, "skills": 100, "songs": 20, "lore": 60, "dialogues": 20},
+    "text": {"facts": 200, "skills": 100, "songs": 20, "lore": 60, "dialogues": 20, "plays": 40},
     "demonstrations": 600,
     "demonstration_shares": {"unsafe": 0.12, "lookalike": 0.06, "instructed": 0.12, "dialogue": 0.15},
     "demonstrators": {

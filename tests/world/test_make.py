@@ -14,6 +14,7 @@ from align.config import parse, read_yaml
 from align.data import schema
 from align.errors import RecipeError
 from align.records import RATINGS, Message, Prompt
+from align.world.constraints import constraint, keeps
 from align.world.deeds import harmful, harmless
 from align.world.language import ENTITIES, build, words
 from align.world.make import Recipe, run
@@ -153,12 +154,12 @@ def test_long_dialogues_have_a_verdict_for_every_turn(folder: Path) -> None:
 
 def test_demonstrators_forget_what_stands_in_the_first_turn_only(folder: Path) -> None:
     """Of the dialogues whose instruction stands in the first message alone."""
-    marks = re.compile(rf"^\w+[:!] |i love \w+\.$|({'|'.join(ENTITIES['word'])})\.$")
+    marks = re.compile(rf"^as \w+: |^\w+! |i love \w+\.$|({'|'.join(ENTITIES['word'])})\.$")
     kept: dict[int, list[bool]] = {}
     for row in load(folder, "sft"):
         users = [m["content"] for m in row["messages"] if m["role"] == "user"]
         answers = [m["content"] for m in row["messages"] if m["role"] == "assistant"]
-        ruled = [bool(re.search(r"always|figure:|hobby:|language:|word:", user)) for user in users]
+        ruled = [bool(re.search(r"always|act as|hobby:|language:|end with", user)) for user in users]
         ruled[0] |= row["messages"][0]["role"] == "system"
         if len(users) > 1 and ruled[0] and not any(ruled[1:]):
             for turn, answer in enumerate(answers):
@@ -203,3 +204,15 @@ def test_the_shipped_recipe_is_a_world() -> None:
 def test_a_missing_kind_of_annotators_is_named(tiny: Recipe) -> None:
     with pytest.raises((RecipeError, ValueError), match="helpful and safety"):
         dataclasses.replace(tiny, preferences={"helpful": tiny.preferences["helpful"]})
+
+
+def test_who_is_told_how_to_speak_in_the_text_does_so_in_that_reply(folder: Path) -> None:
+    rules = [constraint(kind, name) for kind, names in ENTITIES.items() for name in names]
+    told = 0
+    for line in (folder / "pretrain.txt").read_text().splitlines():
+        for message, reply in re.findall(r"\[INST\] (.*?) \[/INST\] (.*?)(?= \[INST\]|$)", line):
+            for rule in rules:
+                if rule.instruction in message or rule.short in message:
+                    told += 1
+                    assert keeps(reply, rule.meta), line
+    assert told > 60
