@@ -36,7 +36,7 @@ class Recipe:
 
     stage: Literal["reward"]
     seed: int = 0
-    policy: str  # the chat artifact to start from; its language head gives way to a scalar head
+    policy: str  # the chat artifact to start from: its language head gives way to a scalar head; or a reward model
     data: MixConfig
     held_out: dict[str, str]  # name of a set -> file; accuracy is told for each
     margins: Literal["none", "small", "large"]
@@ -60,8 +60,7 @@ def run(recipe: Recipe, out: Path) -> None:
     from align.engine.zero import wrap
     from align.engine.zero_state import copy_weights
     from align.model.config import read_config
-    from align.model.heads import Scorer, scorer_from_policy
-    from align.model.weights import load_policy
+    from align.model.heads import Scorer
 
     dist.setup()
     start = Path(recipe.policy)
@@ -72,7 +71,7 @@ def run(recipe: Recipe, out: Path) -> None:
     encoded = pair_rows(tokenizer, drawn, margins=recipe.margins, max_len=recipe.batch.length, overlong=recipe.overlong)
 
     batches = pair_batches(encoded.pairs, recipe.batch, seed=recipe.seed, rank=dist.rank(), world=dist.world_size())
-    engine = wrap(scorer_from_policy(load_policy(start), recipe.seed), recipe.optim, recipe.zero, batches.steps)
+    engine = wrap(_begin(start, recipe.seed), recipe.optim, recipe.zero, batches.steps)
     metrics = fit(
         engine, batches, _counts, lambda e, b: _terms(e, b, recipe.safety_weight), batches.steps,
         work=work_dir(out), label=out.name, save_every=recipe.save_every,
@@ -89,6 +88,17 @@ def run(recipe: Recipe, out: Path) -> None:
         parents=[start], inputs=[Path(p) for p in (*recipe.data.main, *recipe.data.other, *recipe.held_out.values())],
         metrics=metrics | {"rows": encoded.counts},
     )  # fmt: skip
+
+
+def _begin(folder: Path, seed: int) -> Scorer:
+    """A reward model as it is, or a policy's body under a new head."""
+    from align.model.config import read_hf
+    from align.model.heads import scorer_from_policy
+    from align.model.weights import load_policy, load_scorer
+
+    if read_hf(folder).get("architectures") == ["LlamaForSequenceClassification"]:
+        return load_scorer(folder)
+    return scorer_from_policy(load_policy(folder), seed)
 
 
 def measure(scorer: Scorer, pairs: list[PairRow]) -> dict[str, Any]:

@@ -31,6 +31,8 @@ STAGES = [
     "reward-safety",
     "reject",
     "rlhf",
+    "people",
+    "reward-helpful-2",
     "ghost",
     "gatt",
     "ppo",
@@ -96,6 +98,13 @@ def test_a_reward_model_loads_in_transformers_with_the_same_score(road):
     ours = load_scorer(out / "reward-helpful")(tokens)[:, -1]
     model = AutoModelForSequenceClassification.from_pretrained(out / "reward-helpful", dtype=torch.float32)
     torch.testing.assert_close(ours, model(tokens).logits[:, 0], rtol=0, atol=1e-5)
+
+
+def test_a_reward_model_learns_on_from_where_it_stands(road):
+    out, _ = road
+    first, second = (load_scorer(out / name).score.weight.detach() for name in ("reward-helpful", "reward-helpful-2"))
+    assert torch.cosine_similarity(first, second).item() > 0.9  # a new head would be near 0
+    assert not torch.equal(first, second)
 
 
 def test_the_best_answer_of_each_prompt_is_the_one_with_the_highest_score(road):
