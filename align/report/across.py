@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ Measured = Mapping[str, Any]
 
 
 def across(runs: Sequence[Path]) -> str:
-    """Each policy's numbers as mean over runs ± standard error over runs, and the steps between neighbours.
+    """Each policy's numbers as mean over runs ± standard error over runs, and what each gained on those before it.
 
     Args:
         runs: at least two run folders of pipelines with the same policies in their evaluation.
@@ -35,12 +34,16 @@ def across(runs: Sequence[Path]) -> str:
         for name in names
     ]
     means = table(f"Means over {len(runs)} runs ± standard error over runs", ["policy", *readings], rows)
-    steps = [
-        [f"{before} → {after}", *step([m[before] for m in found], [m[after] for m in found])]
-        for before, after in pairwise(names)
+    if "helpful" not in found[0][names[0]]:
+        return means
+    gains = [
+        [later, *(step([m[earlier] for m in found], [m[later] for m in found]) for earlier in names[:place])]
+        for place, later in enumerate(names)
+        if place
     ]
-    columns = ["step", "helpful", "in standard errors"]
-    return means if "helpful" not in found[0][names[0]] else f"{means}\n\n{table('Gain of each step', columns, steps)}"
+    gains = [row + [""] * (len(names) - len(row)) for row in gains]
+    title = "Gain in helpfulness over each earlier policy (and in its standard errors)"
+    return f"{means}\n\n{table(title, ['policy', *names[:-1]], gains)}"
 
 
 def evaluation(run: Path) -> Mapping[str, Measured]:
@@ -74,8 +77,8 @@ def over(values: Sequence[float], digits: int) -> str:
     return f"{mean:.{digits}f} ± {error:.{digits}f}"
 
 
-def step(before: Sequence[Measured], after: Sequence[Measured]) -> list[str]:
-    """Gain in helpfulness from one policy to the next, and how many of its standard errors that is.
+def step(before: Sequence[Measured], after: Sequence[Measured]) -> str:
+    """Gain in helpfulness from one policy to another, and how many of its standard errors that is.
 
     The standard error is that of the mean over runs of the difference, from each run's standard errors of its
     two means: runs are independent of each other, prompts within a run are the sample.
@@ -83,4 +86,4 @@ def step(before: Sequence[Measured], after: Sequence[Measured]) -> list[str]:
     gains = [b["helpful"]["mean"] - a["helpful"]["mean"] for a, b in zip(before, after, strict=True)]
     variances = [a["helpful"]["se"] ** 2 + b["helpful"]["se"] ** 2 for a, b in zip(before, after, strict=True)]
     gain, error = sum(gains) / len(gains), sum(variances) ** 0.5 / len(gains)
-    return [f"{gain:+.3f} ± {error:.3f}", f"{gain / error:+.1f}"]
+    return f"{gain:+.3f} ({gain / error:+.1f})"

@@ -38,12 +38,18 @@ def test_means_and_spread_over_runs(tmp_path):
     text = across([first, second])
     assert "0.450 ± 0.050" in text  # sqrt(((.05² + .05²) / 1) / 2) = .05
     assert "45.0 ± 5.0" in text
-    assert "+0.350 ± 0.035" in text  # sqrt(2 · (.03² + .04²)) / 2 = .0354
-    assert "+9.9" in text
+    assert "+0.350 (+9.9)" in text  # sqrt(2 · (.03² + .04²)) / 2 = .0354
+
+
+def test_each_policy_is_laid_beside_every_earlier_one(tmp_path):
+    told = {name: policy(mean, 0.03, 0.1) for name, mean in (("SFT", 0.4), ("best", 0.6), ("PPO", 0.7))}
+    text = across([run(tmp_path / name, told) for name in ("a", "b")])
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| PPO")]
+    assert rows[-1] == ["PPO", "+0.300 (+10.0)", "+0.100 (+3.3)"]
 
 
 def test_a_gain_in_its_own_standard_errors():
-    assert step([policy(0.4, 0.03, 0)], [policy(0.7, 0.04, 0)]) == ["+0.300 ± 0.050", "+6.0"]
+    assert step([policy(0.4, 0.03, 0)], [policy(0.7, 0.04, 0)]) == "+0.300 (+6.0)"
 
 
 def test_runs_of_other_policies_are_refused(tmp_path):
