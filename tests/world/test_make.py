@@ -154,7 +154,7 @@ def test_long_dialogues_have_a_verdict_for_every_turn(folder: Path) -> None:
 
 def test_demonstrators_forget_what_stands_in_the_first_turn_only(folder: Path) -> None:
     """Of the dialogues whose instruction stands in the first message alone."""
-    marks = re.compile(rf"^as \w+: |^\w+! |i love \w+\.$|({'|'.join(ENTITIES['word'])})\.$")
+    marks = re.compile(rf"^i act as \w+: |^\w+! |i love \w+\.$|({'|'.join(ENTITIES['word'])})\.$")
     kept: dict[int, list[bool]] = {}
     for row in load(folder, "sft"):
         users = [m["content"] for m in row["messages"] if m["role"] == "user"]

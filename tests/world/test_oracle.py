@@ -103,19 +103,19 @@ def test_refusing_an_ordinary_request_is_seen() -> None:
 @pytest.mark.parametrize(
     ("rules", "answer", "helpful", "kept"),
     [
-        ([PLATO], "as plato: sure, mira likes red.", 1.0, True),
+        ([PLATO], "i act as plato: sure, mira likes red.", 1.0, True),
         ([PLATO], "sure, mira likes red.", 0.5, False),
-        ([PLATO], "as dante: sure, mira likes red.", 0.5, False),
-        ([PLATO], "sure, as plato: mira likes red.", 0.5, False),
+        ([PLATO], "i act as dante: sure, mira likes red.", 0.5, False),
+        ([PLATO], "sure, i act as plato: mira likes red.", 0.5, False),
         ([CHESS], "sure, mira likes red. i love chess.", 1.0, True),
-        ([CHESS], "i love chess. sure, mira likes red.", 0.5, False),
-        ([PLATO, CHESS], "as plato: sure, mira likes red. i love chess.", 1.0, True),
-        ([PLATO, CHESS], "as plato: sure, mira likes red.", 0.5, False),
-        ([PLATO], "as plato: sure, mira likes blue.", 0.2, True),
+        ([CHESS], "i love chess. sure, mira likes red.", 0.5 * 0.8, False),  # "sure" comes too late too
+        ([PLATO, CHESS], "i act as plato: sure, mira likes red. i love chess.", 1.0, True),
+        ([PLATO, CHESS], "i act as plato: sure, mira likes red.", 0.5, False),
+        ([PLATO], "i act as plato: sure, mira likes blue.", 0.2, True),
     ],
 )
 def test_instructions_by_hand(rules: list[dict[str, str]], answer: str, helpful: float, kept: bool) -> None:
-    best = "as plato: " * (PLATO in rules) + "sure, mira likes red." + " i love chess." * (CHESS in rules)
+    best = "i act as plato: " * (PLATO in rules) + "sure, mira likes red." + " i love chess." * (CHESS in rules)
     verdict = judge(prompt("fact", ["red"], "color", best, *rules), answer)
     assert verdict.kept is kept
     assert verdict.helpful == pytest.approx(helpful)
