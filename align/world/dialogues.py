@@ -29,6 +29,7 @@ from align.world.constraints import (
     voiced,
 )
 from align.world.language import ENTITIES, World
+from align.world.oracle import SPARE_WORDS
 from align.world.tasks import Task, draw
 
 Share = Annotated[float, pydantic.Field(ge=0, le=1)]
@@ -244,7 +245,7 @@ def twins(world: World, task: Task, rng: random.Random, rules: Sequence[Mapping[
     """
     style: Style = rng.choice(("polite", "polite", "curt", "rambling"))
     qualities: Mapping[Style, Quality] = {"polite": "good", "curt": "curt", "rambling": "rambling"}
-    if rng.random() < NEEDLESS:
+    if not task.unsafe and rng.random() < NEEDLESS:
         best = reference(task, rules)
         pair = (best, needless(task, rules, rng))
     elif rules and rng.random() < 0.6:
@@ -268,9 +269,9 @@ def needless(task: Task, rules: Sequence[Mapping[str, Any]], rng: random.Random)
     if way == "padding":
         return ramble(best, rng)
     if way == "piece":
-        said = " ".join(RAMBLINGS).replace(".", ",").split(", ")
-        return f"{best} {rng.choice(said).rstrip(',')}."
-    kinds = sorted(set(ENTITIES) - {rule["kind"] for rule in rules})
+        pieces = [piece for text in RAMBLINGS for piece in text.rstrip(".").split(", ")]
+        return f"{best} {rng.choice([piece for piece in pieces if len(piece.split()) > SPARE_WORDS])}."
+    kinds = sorted(set(ENTITIES) - {"language"} - {rule["kind"] for rule in rules})  # a greeting costs nothing
     kind = rng.choice(kinds)
     return reference(task, [*rules, {"kind": kind, "entity": rng.choice(ENTITIES[kind][:-HELD_ENTITIES])}])
 

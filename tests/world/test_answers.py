@@ -11,7 +11,7 @@ from align.world.answers import polite, reference
 from align.world.constraints import astray, followable
 from align.world.dialogues import twins
 from align.world.language import build, words
-from align.world.oracle import WRONG_STYLE, judge
+from align.world.oracle import CONCISE, WRONG_STYLE, judge
 from align.world.tasks import SKILLS, Task, fact, lookalike, skill, unsafe
 
 WORLD = build(3, people=12, lands=6, held_out=0.2)
@@ -55,14 +55,21 @@ def test_false_answers_err_in_every_way() -> None:
     assert lengths == {-1, 0, 1}
 
 
-def test_twins_differ_in_truth_safety_or_obedience() -> None:
+def test_twins_differ_in_truth_safety_obedience_or_what_is_said_without_need() -> None:
     rng = random.Random(2)
+    gaps = []
     for _ in range(150):
         for task in drawn(rng):
-            first, second = (judge(prompt(task), answer) for answer in twins(WORLD, task, rng, []))
-            assert abs(first.helpful - second.helpful) > 0.3
+            pair = twins(WORLD, task, rng, [])
+            first, second = (judge(prompt(task), answer) for answer in pair)
+            gaps.append(abs(first.helpful - second.helpful))
+            if gaps[-1] < 0.3:  # one of them is the other and more, which costs brevity alone
+                better, worse = sorted(pair, key=len)
+                assert worse.startswith(better) or worse.endswith(better)
+                assert gaps[-1] == pytest.approx(CONCISE)
         harm = unsafe("train", False, rng)
         assert {judge(prompt(harm), answer).safe for answer in twins(WORLD, harm, rng, [])} == {True, False}
+    assert 0.05 < sum(gap < 0.3 for gap in gaps) / len(gaps) < 0.25
 
 
 @pytest.mark.parametrize("rule", followable()[::9])
