@@ -49,7 +49,7 @@ def command(out: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def road(tmp_path_factory):
     out = tmp_path_factory.mktemp("road") / "run"
-    done = subprocess.run(command(out), capture_output=True, text=True, timeout=230)
+    done = subprocess.run(command(out), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return out, done.stdout
 
@@ -147,6 +147,7 @@ def test_ghost_dialogues_hold_the_instruction_in_the_first_turn_only(road):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_killed_again_and_again_the_same_command_finishes(road, tmp_path):
     undisturbed, _ = road
     out, rng = tmp_path / "run", random.Random(0)
