@@ -1,4 +1,4 @@
-"""People compare what policies said: new comparisons as the policies move (paper section 3.2.1 collects them weekly).
+"""People compare what policies said: new comparisons as the policies move (paper section 3.1).
 
 The same noisy people as in align/world/comparisons.py, now shown two answers of policies to one prompt. Where the
 prompts are real, real people do this: the rollouts are what they are shown, the preferences what they hand back.
@@ -21,9 +21,8 @@ from align.errors import DataError
 from align.records import Kind, Prompt
 from align.world.annotators import Annotators, choose, excluded, preference, utility
 from align.world.language import addressed
+from align.world.make import KINDS
 from align.world.oracle import judge
-
-KINDS: tuple[Kind, ...] = ("helpful", "safety")
 
 
 @config
