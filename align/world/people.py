@@ -62,7 +62,7 @@ def gather(paths: Iterable[str]) -> tuple[dict[str, Prompt], dict[str, set[str]]
     for path in paths:
         for place, row in enumerate(read_rollouts(path), start=1):
             if "task" not in row.get("meta", {}):
-                raise DataError(f"{path}:{place}: meta: found no task; expected a rollout on a prompt of the world")
+                raise DataError(f"{path}: row {place}: meta: found no task; expected one of the world's prompts")
             identity = row["prompt_id"]
             if identity not in prompts:
                 prompts[identity] = Prompt(

@@ -91,5 +91,5 @@ def test_look_alikes_are_everybodys(prompts: dict[str, dict[str, Any]], tmp_path
 def test_a_rollout_on_another_prompt_is_named(prompts: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     foreign = rollout(prompts["fact"], "sure.") | {"meta": {}}
     path = write(tmp_path / "rollouts.jsonl", [rollout(prompts["fact"], "sure."), foreign])
-    with pytest.raises(DataError, match=r"rollouts\.jsonl:2: meta: found no task"):
+    with pytest.raises(DataError, match=r"rollouts\.jsonl: row 2: meta: found no task"):
         run(recipe(path), tmp_path / "out")
