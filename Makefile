@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline check fix test test-all bench bench-rollout clean
+.PHONY: help setup pipeline check fix test test-all bench bench-rollout bench-train clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ bench: $(READY) ## every benchmark
 
 bench-rollout: $(READY) ## sampling beside transformers' generate, two actors beside one (ARGS="--runs 1")
 	@$(BIN)/python benchmarks/bench_rollout.py $(ARGS)
+
+bench-train: $(READY) ## training beside TRL's SFTTrainer and RewardTrainer (ARGS="--runs 1 --only sft-small")
+	@$(BIN)/python benchmarks/bench_train.py $(ARGS)
 
 clean: ## remove what was built, runs and .venv too
 	rm -rf $(VENV) runs build dist *.egg-info

@@ -6,6 +6,7 @@ number of ranks sees the same rows in the same update.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Generic, TypeVar
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from align.data.preference import PairRow
 
 M = TypeVar("M")
+T = TypeVar("T")
 
 
 @config
@@ -59,9 +61,9 @@ class Batches(Generic[M]):
 def packed_batches(rows: Sequence[Row], batch: BatchConfig, *, seed: int, rank: int, world: int) -> Batches[Batch]:
     """Documents packed into rows of ``batch.length`` tokens that do not see each other.
 
-    Attention costs a row's length squared, and most documents are short: those within a quarter of the length are
-    packed into quarter rows, four of which stand for one row. Longer ones get a row each, with plain causal
-    attention, but are counted as they pack. The loss does not see the difference.
+    What an update learns is chosen in units: documents within a quarter of the length are packed into quarter rows,
+    four of which stand for one row; longer ones are dealt one by one, and a unit of them is counted as a row. The
+    documents of an update are then packed anew, as tightly as they go. The loss does not see the difference.
 
     Args:
         rows: encoded documents, each at most ``batch.length`` tokens.
@@ -73,28 +75,36 @@ def packed_batches(rows: Sequence[Row], batch: BatchConfig, *, seed: int, rank: 
     Raises:
         DataError: there is nothing to train on.
     """
-    from align.data.pack import collate, pack, pad
+    from align.data.pack import collate, pack
 
     if not rows:
         raise DataError("no rows to train on")
     quarter = batch.length // 4
     short = pack([row for row in rows if len(row.tokens) <= quarter], quarter)
     long = pack([row for row in rows if len(row.tokens) > quarter], batch.length)
-    units = [short[i : i + 4] for i in range(0, len(short), 4)] + [[one] for one in long]
-    quartered = len(units) - len(long)
+    units = [[row for one in short[i : i + 4] for row in one] for i in range(0, len(short), 4)] + long
 
     def of(step: int) -> list[Batch]:
         mine = _window(len(units), step, batch, seed)[rank::world]
-        narrow = [one for unit in mine if unit < quartered for one in units[unit]]
-        wide = sorted(
-            (row for unit in mine if unit >= quartered for one in units[unit] for row in one),
-            key=lambda row: len(row.tokens),
-        )
-        size = 4 * batch.micro_rows
-        packed = [collate(narrow[i : i + size], quarter) for i in range(0, len(narrow), size)]
-        return packed + [pad(group) for group in _within(wide, batch.micro_rows * batch.length)]
+        packs = pack([row for unit in sorted(mine) for row in units[unit]], batch.length)
+        return [collate(_level(part, batch.length), batch.length) for part in _parts(packs, batch.micro_rows)]
 
     return Batches(steps=_steps(len(units), batch), of=of)
+
+
+def _level(packs: Sequence[Sequence[Row]], length: int) -> list[list[Row]]:
+    """The documents of some packs in rows of one length, as far as it goes."""
+    from align.data.pack import level
+
+    rows = [row for pack in packs for row in pack]
+    return [[rows[index] for index in chosen] for chosen in level([len(row.tokens) for row in rows], length)]
+
+
+def _parts(packs: Sequence[T], most: int) -> list[Sequence[T]]:
+    """As few parts as hold at most so many, of nearly one size."""
+    count = -(-len(packs) // most)
+    cuts = [len(packs) * number // count for number in range(count + 1)]
+    return [packs[start:stop] for start, stop in itertools.pairwise(cuts)]
 
 
 def pair_batches(
@@ -124,17 +134,6 @@ def predictors(mask: Tensor) -> Tensor:
     """
     assert not bool(mask[:, 0].any()), "a row's first token cannot count: nothing predicts it"
     return mask.flatten().nonzero().squeeze(1) - 1
-
-
-def _within(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
-    """Rows sorted by length, in groups of at most ``tokens`` padded tokens."""
-    groups: list[list[Row]] = []
-    for row in rows:
-        if groups and (len(groups[-1]) + 1) * len(row.tokens) <= tokens:
-            groups[-1].append(row)
-        else:
-            groups.append([row])
-    return groups
 
 
 def _steps(n: int, batch: BatchConfig) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 
 import numpy as np
@@ -46,6 +47,31 @@ def bins(sizes: Sequence[int], length: int) -> list[list[int]]:
         open_at[room - size].append(number)
         rooms |= 1 << (room - size)
     return filled
+
+
+def level(sizes: Sequence[int], length: int) -> list[list[int]]:
+    """Indices of items in rows of at most ``length``, all nearly as full as the fullest: little of a batch is padding.
+
+    For each number of rows, from the least that could do, items are dealt longest first to the emptiest row; the
+    batch of the smallest area is taken.
+
+    Raises:
+        DataError: see :func:`bins`.
+    """
+    best = bins(sizes, length)
+    area = len(best) * max(sum(sizes[index] for index in row) for row in best)
+    order = sorted(range(len(sizes)), key=lambda index: -sizes[index])
+    for count in range(-(-sum(sizes) // length), len(best) + 2):
+        rows: list[list[int]] = [[] for _ in range(count)]
+        filled = [(0, row) for row in range(count)]  # a heap
+        for index in order:
+            size, row = filled[0]
+            heapq.heapreplace(filled, (size + sizes[index], row))
+            rows[row].append(index)
+        width = max(size for size, _ in filled)
+        if width <= length and count * width < area:
+            best, area = [row for row in rows if row], count * width
+    return best
 
 
 def pack(rows: Sequence[Row], length: int) -> list[list[Row]]:

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from align.data.pack import NARROW, bins
+from align.data.pack import level
+from align.errors import DataError
 from align.records import Batch, PairBatch, Row
+
+ROW = 4  # lengths that a row may hold: two trees seldom fit one, and half a row would be padding
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +50,7 @@ def pairs(
 
     assert len(rows) == len(margins) == len(ratings) == len(safes) > 0
     items = [item for pair in range(len(rows)) for item in _items(pair, len(rows), *rows[pair], length)]
-    longest = max(len(item.tokens) for item in items)
-    packs = bins([len(item.tokens) for item in items], min(max(longest, NARROW), length))
+    packs = level([len(item.tokens) for item in items], ROW * length)
     shape = (len(packs), max(sum(len(items[index].tokens) for index in pack) for pack in packs))
     tokens, positions, segments = (np.zeros(shape, dtype=np.int64) for _ in range(3))
     stems = np.full(shape, -1, dtype=np.int64)
@@ -79,6 +81,9 @@ def _items(pair: int, count: int, chosen: Row, rejected: Row, length: int) -> li
     """One tree, or two documents where the tree does not fit a row."""
     stem = _alike(chosen.tokens, rejected.tokens)
     sizes = len(chosen.tokens), len(rejected.tokens)
+    for size in sizes:
+        if size > length:
+            raise DataError(f"pair {pair}: found {size} tokens, expected 1 to {length}")
     if sum(sizes) - stem > length:
         return [
             _Item(row.tokens, row.mask, np.arange(size), np.zeros(size, dtype=np.int64), ((document, size - 1),))

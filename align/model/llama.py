@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from align.errors import ShapeError
-from align.model.attention import attend, packed_mask
+from align.model import documents, fused
+from align.model.attention import attend, attend_documents, packed_mask
+from align.model.attention import rotate as rotate
 from align.model.cache import KVCache as KVCache  # offered here too: a forward's argument
 from align.model.config import LlamaConfig
 
@@ -32,6 +34,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""
+        if fused.usable(x) and self.weight.dtype == x.dtype:
+            return fused.rms_norm(x, self.weight, self.eps)
         return self.weight * F.rms_norm(x.float(), x.shape[-1:], None, self.eps).to(x.dtype)
 
 
@@ -47,17 +51,6 @@ def rope_table(head_dim: int, theta: float, length: int, device: torch.device) -
         return angles.cos(), angles.sin()
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding in fp32, Hugging Face's layout: component i is paired with i + E/2.
-
-    Args:
-        x: [B, T, heads, E].
-        cos: [B or 1, T, 1, E/2] fp32; sin likewise.
-    """
-    a, b = x.float().chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
-
-
 @dataclass(frozen=True, slots=True)
 class Context:
     """What every layer of one forward needs to know, worked out once."""
@@ -69,6 +62,8 @@ class Context:
     rows: Tensor | None = None  # [B, 1] where the cache is written
     slots: Tensor | None = None  # [B or 1, T]
     length: int = 0  # cached slots attended; 0: a fresh prefill, which attends to its own keys alone
+    groups: list[documents.Group] | None = None  # attention goes document by document, and no mask is made
+    turns: fused.Turns | None = None
 
 
 class Attention(nn.Module):
@@ -87,9 +82,12 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
         B, T, _ = x.shape
-        q = rotate(self.q_proj(x).view(B, T, -1, self.head_dim), context.cos, context.sin)
-        k = rotate(self.k_proj(x).view(B, T, -1, self.head_dim), context.cos, context.sin)
-        v = self.v_proj(x).view(B, T, -1, self.head_dim)
+        q, k, v = (project(x).view(B, T, -1, self.head_dim) for project in (self.q_proj, self.k_proj, self.v_proj))
+        if context.groups is not None and context.turns is not None:
+            mixed = attend_documents(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), context.turns, context.groups)
+            apart: Tensor = self.o_proj(mixed.view(B, T, -1))
+            return apart
+        q, k = rotate(q, context.cos, context.sin), rotate(k, context.cos, context.sin)
         if context.cache is not None:
             assert context.rows is not None
             assert context.slots is not None
@@ -114,7 +112,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        out: Tensor = self.down_proj(fused.swiglu(gate, up) if fused.usable(gate) else F.silu(gate) * up)
         return out
 
 
@@ -179,15 +178,24 @@ class Backbone(nn.Module):
             if given is not None and given.shape != tokens.shape:
                 raise ShapeError(f"{name}: expected {tuple(tokens.shape)} like tokens, found {tuple(given.shape)}")
         longest = self.config.max_seq_len if cache is None else min(self.config.max_seq_len, cache.slots)
-        if longest < T:
+        if longest < T and (positions is None or cache is not None):
             raise ShapeError(f"a row of {T} tokens does not fit: the model and its cache hold {longest}")
+        if positions is not None and positions.device.type == "cpu" and positions.numel():
+            low, high = (int(bound) for bound in positions.aminmax())
+            if low < 0 or high >= self.config.max_seq_len:
+                raise ShapeError(f"positions: found {low} to {high}, expected 0 to {self.config.max_seq_len - 1}")
 
         cos, sin = rope_table(self.config.head_dim, self.config.rope_theta, self.config.max_seq_len, tokens.device)
+        if cache is None and dtype in fused.NAMES and fused.usable(cos):
+            groups = documents.rows(B, T) if segments is None else documents.groups(segments, stems)
+            if groups is not None:
+                if positions is None:
+                    positions = torch.arange(T).expand(B, T)
+                return Context(cos, sin, None, groups=groups, turns=fused.Turns(positions.long().flatten(), cos, sin))
         if positions is None:
             cos, sin = cos[None, :T, None], sin[None, :T, None]
         else:
             cos, sin = cos[positions].unsqueeze(2), sin[positions].unsqueeze(2)
-
         if cache is None:
             return Context(cos, sin, None if segments is None else packed_mask(segments, dtype, stems))
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from align.data.pack import collate, pack, pad
+from align.data.pack import bins, collate, level, pack, pad
 from align.errors import DataError
 from align.records import Row
 
@@ -43,6 +43,25 @@ def test_packing_is_quick_and_tight() -> None:
     sizes = np.random.default_rng(0).integers(10, 500, 50_000)
     packs = pack([row(int(size)) for size in sizes], 4096)
     assert len(packs) <= 1.001 * sizes.sum() / 4096 + 1
+
+
+def area(sizes: list[int], rows: list[list[int]]) -> int:
+    return len(rows) * max(sum(sizes[index] for index in row) for row in rows)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=40), st.integers(40, 64))
+def test_level_rows_hold_each_item_once_and_waste_no_more_than_best_fit(sizes: list[int], length: int) -> None:
+    rows = level(sizes, length)
+    assert sorted(index for row in rows for index in row) == list(range(len(sizes)))
+    assert all(0 < sum(sizes[index] for index in row) <= length for row in rows)
+    assert area(sizes, rows) <= area(sizes, bins(sizes, length))
+
+
+def test_level_rows_are_level() -> None:
+    assert sorted(sorted(row) for row in level([5, 4, 3, 3, 3], 10)) == [[0, 1], [2, 3, 4]]
+    sizes = np.random.default_rng(0).integers(10, 300, 64).tolist()
+    assert area(sizes, level(sizes, 1024)) <= 1.02 * sum(sizes)
 
 
 def test_collate_by_hand() -> None:
