@@ -102,9 +102,9 @@ def _level(packs: Sequence[Sequence[Row]], length: int) -> list[list[Row]]:
 
 def _parts(packs: Sequence[T], most: int) -> list[Sequence[T]]:
     """As few parts as hold at most so many, of nearly one size."""
-    count = -(-len(packs) // most)
+    count = -(-len(packs) // most) or 1
     cuts = [len(packs) * number // count for number in range(count + 1)]
-    return [packs[start:stop] for start, stop in itertools.pairwise(cuts)]
+    return [packs[start:stop] for start, stop in itertools.pairwise(cuts) if start < stop]
 
 
 def pair_batches(
