@@ -103,7 +103,7 @@ def test_sft_merges_its_adapters_into_the_base_as_it_came(
     torch.testing.assert_close(merged, unmerged, rtol=near, atol=near)
 
 
-@pytest.mark.parametrize("stage", [0, 3])
+@pytest.mark.parametrize("stage", [0, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_reward_model_scores_as_it_was_trained(
     stage: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
