@@ -21,7 +21,8 @@ LAYERS = (
     ("errors", "records", "files", "stats", "usage", "progress"),
     ("values", "lock", "provenance"),
     ("config",),
-    ("artifacts", "losses", "model"),
+    ("losses",),  # the model's head ends in one
+    ("artifacts", "model"),
     ("data",),
     ("engine", "rollout", "world"),
     ("stages",),

@@ -67,7 +67,7 @@ def _ppo(recipe: Any, model: LlamaConfig, size: Size) -> dict[str, Memory]:
     judges = {name: size(folder) or model for name, folder in _judges(recipe).items()}
     critic = judges.get(recipe.critic, model)
     return {
-        "policy": _trained(recipe, model, rows, length, True),
+        "policy": _trained(recipe, model, rows, length, True, whole_logits=True),
         "critic": _trained(recipe, critic, rows, length, False),
         "reference": scoring(model, dtype=recipe.zero.dtype, head=True),
         **{name: scoring(judge, dtype=recipe.zero.dtype, head=False) for name, judge in judges.items()},
@@ -86,7 +86,7 @@ def _sampled(recipe: Any, model: LlamaConfig, size: Size) -> dict[str, Memory]:
     }
 
 
-def _trained(recipe: Any, model: LlamaConfig, rows: int, length: int, head: bool) -> Memory:
+def _trained(recipe: Any, model: LlamaConfig, rows: int, length: int, head: bool, whole_logits: bool = False) -> Memory:
     zero = recipe.zero
     return training(
         model,
@@ -99,6 +99,8 @@ def _trained(recipe: Any, model: LlamaConfig, rows: int, length: int, head: bool
         offload_optimizer=zero.offload_optimizer,
         offload_params=zero.offload_params,
         lora=getattr(recipe, "lora", None),
+        checkpointing=zero.checkpointing,
+        whole_logits=whole_logits,
     )
 
 

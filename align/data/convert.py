@@ -23,7 +23,7 @@ from align.records import Dialog, Kind, Preference, Prompt, Rating
 Target: TypeAlias = Literal["dialogues", "preferences", "prompts"]
 Share: TypeAlias = Annotated[float, pydantic.Field(ge=0, lt=1)]
 FileName: TypeAlias = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-DEMONSTRATIONS: tuple[Format, ...] = ("dolly", "self_instruct")
+DEMONSTRATIONS: tuple[Format, ...] = ("dolly", "self_instruct", "instructions")
 
 
 @config

@@ -1,6 +1,7 @@
 """Rows of public data sets -> examples: a prompt, its answer and, where there is one, the answer that lost.
 
-Anthropic's HH-RLHF text, TRL's dataset formats, UltraFeedback (scores), Dolly and self-instruct.
+Anthropic's HH-RLHF text, TRL's dataset formats, UltraFeedback (scores), Dolly, self-instruct, and instructions as
+Flan's and Alpaca's collections write them (LLaMA-I was tuned on such).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from align.data.template import check_messages
 from align.errors import DataError, TemplateError
 from align.records import Message, Messages, Rating, Role
 
-Format = Literal["hh", "trl", "ultrafeedback", "dolly", "self_instruct"]
+Format = Literal["hh", "trl", "ultrafeedback", "dolly", "self_instruct", "instructions"]
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 _HH_ROLES: Mapping[str, Role] = {"Human": "user", "Assistant": "assistant"}
 # ShareGPT's names beside the standard ones
@@ -162,12 +163,21 @@ def self_instruct(row: Mapping[str, Any]) -> Iterator[Example]:
         yield _instructed(row, _text(row, "instruction"), instance.get("input"), _text(instance, "output"))
 
 
+def instructions(row: Mapping[str, Any]) -> Iterator[Example]:
+    """``{"inputs", "targets"}`` as in Flan, or ``{"instruction", "input"?, "output"}`` as in Alpaca."""
+    if "inputs" in row:
+        yield _instructed(row, _text(row, "inputs"), None, _text(row, "targets"))
+    else:
+        yield _instructed(row, _text(row, "instruction"), row.get("input"), _text(row, "output"))
+
+
 PARSERS: Mapping[Format, Callable[[Mapping[str, Any]], Iterator[Example]]] = {
     "hh": hh,
     "trl": trl,
     "ultrafeedback": ultrafeedback,
     "dolly": dolly,
     "self_instruct": self_instruct,
+    "instructions": instructions,
 }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from align.engine.zero import Engine
-    from align.model.config import LlamaConfig
+    from align.model.config import LlamaConfig, LoraConfig
 
 
 def export(
@@ -24,6 +24,7 @@ def export(
     parents: Sequence[Path] = (),
     inputs: Sequence[Path] = (),
     metrics: Mapping[str, Any],
+    lora: LoraConfig | None = None,
 ) -> None:
     """Publish the engine's model at ``out`` as a Hugging Face folder with a manifest. Every rank calls it.
 
@@ -39,13 +40,15 @@ def export(
         parents: artifacts it was made from.
         inputs: files it was made from.
         metrics: what the stage measured.
+        lora: the adapters that were trained; they are merged into the first parent's weights.
     """
     import shutil
 
     from align.artifacts import building, publish, work_dir
     from align.engine import dist
     from align.engine.zero_state import gathered
-    from align.model.weights import save_policy, save_scorer
+    from align.model.lora import merged
+    from align.model.weights import read_weight, save_policy, save_scorer
 
     tensors = gathered(engine)  # on the main rank; elsewhere the iterator only takes part in the gathering
     if not dist.is_main():
@@ -53,6 +56,8 @@ def export(
             pass
         dist.barrier()
         return
+    if lora is not None:
+        tensors = merged(tensors, lora, read_weight(parents[0]))
     work = work_dir(out)
     with building(out) as folder:
         (save_policy if head == "policy" else save_scorer)(tensors, config, folder)

@@ -18,15 +18,14 @@ def lm_counts(batch: Batch) -> dict[str, int]:
 
 
 def lm_terms(engine: Engine, batch: Batch) -> dict[str, Term]:
-    """Cross-entropy of the counted tokens, nats; the language head runs on the positions that predict them only."""
-    import torch
-
+    """Cross-entropy of the counted tokens, nats; the language head runs on the positions that predict them only,
+    and in chunks.
+    """
     from align.data.batches import predictors
     from align.engine.step import Term
-    from align.losses import token_logprobs
 
-    logits = engine(batch.tokens, batch.positions, batch.segments, at=predictors(batch.mask))
-    targets = batch.tokens[batch.mask]
-    with torch.no_grad():
-        right = (logits.argmax(-1) == targets).float()
-    return {"loss": Term(-token_logprobs(logits, targets)), "accuracy": Term(right, None, weight=0.0)}
+    logprobs, right = engine(
+        batch.tokens, batch.positions, batch.segments,
+        at=predictors(batch.mask), targets=batch.tokens[batch.mask],
+    )  # fmt: skip
+    return {"loss": Term(-logprobs), "accuracy": Term(right.float(), None, weight=0.0)}

@@ -17,12 +17,14 @@ import math
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from align.config import config
 from align.engine import dist
 from align.engine.optim import OptimConfig, param_groups
 from align.errors import TrainingError
+from align.model.config import Checkpointing
 
 if TYPE_CHECKING:
     import torch
@@ -31,12 +33,13 @@ if TYPE_CHECKING:
 
 @config
 class ZeroConfig:
-    """What is split over the processes: 0 nothing, 1 optimizer, 2 and gradients, 3 and weights."""
+    """Where a step's numbers lie and in which precision."""
 
-    stage: Literal[0, 1, 2, 3]
+    stage: Literal[0, 1, 2, 3]  # split over the processes: 0 nothing, 1 optimizer, 2 and gradients, 3 and weights
     dtype: Literal["fp32", "bf16"]
     offload_optimizer: bool = False  # to the host's memory
     offload_params: bool = False
+    checkpointing: Checkpointing = "none"  # what the backward computes again: nothing, all that is cheap, everything
 
     def __post_init__(self) -> None:
         if self.offload_params and self.stage != 3:
@@ -63,8 +66,11 @@ class Engine:
         import torch
 
         from align.engine.zero_state import set_master
+        from align.model.checkpointing import set_checkpointing
 
         dist.setup()
+        if not set_checkpointing(module, zero.checkpointing) and zero.checkpointing != "none":
+            raise TrainingError(f"checkpointing: {zero.checkpointing}: {type(module).__name__} has no layers for it")
         deepspeed = _deepspeed()
         self.module = module
         self.optim = optim
@@ -110,7 +116,8 @@ class Engine:
         """Add the gradients of ``loss``. They are summed over calls and over processes, never averaged."""
         # DeepSpeed divides by the number of processes; a single process has nothing to undo.
         processes = dist.world_size()
-        self.deepspeed.backward(loss * processes if processes > 1 else loss, scale_wrt_gas=False)
+        with _stack_restored():
+            self.deepspeed.backward(loss * processes if processes > 1 else loss, scale_wrt_gas=False)
 
     def step(self) -> None:
         """One AdamW update from the gradients so far, at this step's learning rate, clipped by the global norm.
@@ -217,6 +224,19 @@ def _deepspeed() -> Any:
     # CPU; a kill in the middle of that leaves a lock on which every later start waits for ever.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
+
+
+@contextlib.contextmanager
+def _stack_restored() -> Iterator[None]:
+    """Within: a checkpointed layer may be computed again as far as it is needed and no further.
+
+    That leaves it before stage 3's hooks take its modules off the stack, which would grow with every backward.
+    """
+    from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
+
+    depth = len(FWD_MODULE_STACK)
+    yield
+    del FWD_MODULE_STACK[depth:]
 
 
 def _forget(module: nn.Module) -> None:

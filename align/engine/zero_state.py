@@ -53,15 +53,15 @@ def copy_weights(engine: Engine, target: nn.Module) -> None:
 
 
 def state_tensors(engine: Engine) -> Iterator[tuple[str, Tensor]]:
-    """All that the next update depends on: ``weight/NAME`` (fp32 masters), ``exp_avg/NAME``, ``exp_avg_sq/NAME``.
+    """All that updates change: ``weight/NAME`` (fp32 masters), ``exp_avg/NAME``, ``exp_avg_sq/NAME``.
 
-    CPU tensors, whole, one at a time. All processes must iterate to the end.
+    Frozen weights are those the run began with, so they are not among them. CPU tensors, whole, one at a time. All
+    processes must iterate to the end.
     """
-    for name, parameter in engine.module.named_parameters():
+    for name, parameter in _trained(engine):
         yield f"weight/{name}", _master(engine, parameter).to("cpu", copy=True)
-        if parameter.requires_grad:
-            for key in ("exp_avg", "exp_avg_sq"):
-                yield f"{key}/{name}", _moment(engine, parameter, key).to("cpu", copy=True)
+        for key in ("exp_avg", "exp_avg_sq"):
+            yield f"{key}/{name}", _moment(engine, parameter, key).to("cpu", copy=True)
 
 
 def load_state(engine: Engine, read: Callable[[str], Tensor], steps: int) -> None:
@@ -81,15 +81,18 @@ def load_state(engine: Engine, read: Callable[[str], Tensor], steps: int) -> Non
     with torch.no_grad():
         for state in engine.adam.state.values():
             state["step"].fill_(steps)
-        for name, parameter in engine.module.named_parameters():
+        for name, parameter in _trained(engine):
             value = read(f"weight/{name}")
             shape = getattr(parameter, "ds_shape", parameter.shape)
             if value.shape != shape:
                 raise WeightsError(f"the checkpoint's {name} is {list(value.shape)}, the run's is {list(shape)}")
             _set_weight(engine, parameter, value)
-            if parameter.requires_grad:
-                for key in ("exp_avg", "exp_avg_sq"):
-                    _set_moment(engine, parameter, key, read(f"{key}/{name}"))
+            for key in ("exp_avg", "exp_avg_sq"):
+                _set_moment(engine, parameter, key, read(f"{key}/{name}"))
+
+
+def _trained(engine: Engine) -> list[tuple[str, nn.Parameter]]:
+    return [(name, parameter) for name, parameter in engine.module.named_parameters() if parameter.requires_grad]
 
 
 def _chunks(
@@ -146,7 +149,7 @@ def _set_weight(engine: Engine, parameter: nn.Parameter, value: Tensor) -> None:
     """Both copies: what the forward uses and, where there is one, the fp32 master."""
     with _whole(engine, [parameter], write=True):
         parameter.data.copy_(value)
-    if parameter.requires_grad and not engine.plain:
+    if not engine.plain:
         set_master(parameter, value)
 
 

@@ -45,6 +45,7 @@ PPO, from scores to the loss of each token:
 
 from align.losses.advantages import gae
 from align.losses.kl import kl_k1, kl_k3
+from align.losses.linear import linear_logprobs
 from align.losses.logprobs import entropy, token_logprobs
 from align.losses.masked import masked_mean, masked_sum
 from align.losses.ppo import ppo_policy_loss, ppo_value_loss
@@ -59,6 +60,7 @@ __all__ = [
     "kl_k1",
     "kl_k3",
     "kwise_ranking_loss",
+    "linear_logprobs",
     "masked_mean",
     "masked_sum",
     "moments",

@@ -17,7 +17,15 @@ Count: TypeAlias = Annotated[int, pydantic.Field(ge=1)]
 Positive: TypeAlias = Annotated[float, pydantic.Field(gt=0)]
 Dtype: TypeAlias = Literal["fp32", "bf16", "fp16"]
 Architecture: TypeAlias = Literal["LlamaForCausalLM", "LlamaForSequenceClassification"]
+# what of a layer's forward is computed again in the backward: nothing, all but what is dear, everything
+Checkpointing: TypeAlias = Literal["none", "selective", "full"]
 Linear: TypeAlias = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+# what bounds a step's memory, told here for estimates that must do without torch
+LONG = 512  # a packed row of more tokens gets no [T, T] mask (align/model/attention.py)
+PIECE = 256  # tokens of neighbouring documents that share one small mask instead
+HEAD_CHUNK = 1 << 25  # logits held at a time (align/model/lm_head.py) ...
+HEAD_CHUNK_CPU = 1 << 24  # ... and on a CPU
 
 HF_DTYPES: dict[Dtype, str] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 

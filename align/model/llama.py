@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +19,12 @@ from torch import Tensor, nn
 
 from align.errors import ShapeError
 from align.model import documents, fused
-from align.model.attention import attend, attend_documents, packed_mask
+from align.model.attention import Mask, attend, attend_documents, visible
 from align.model.attention import rotate as rotate
 from align.model.cache import KVCache as KVCache  # offered here too: a forward's argument
-from align.model.config import LlamaConfig
+from align.model.checkpointing import checkpointed
+from align.model.config import Checkpointing, LlamaConfig
+from align.model.lm_head import LMHead
 
 
 class RMSNorm(nn.Module):
@@ -57,7 +60,7 @@ class Context:
 
     cos: Tensor  # [B or 1, T, 1, E/2] fp32
     sin: Tensor
-    mask: Tensor | None  # [B, 1, T, T or S], added to the attention logits; None: plainly causal
+    mask: Mask  # [B, 1, T, T or S], added to the attention logits; None: plainly causal; or a long row's documents
     cache: KVCache | None = None
     rows: Tensor | None = None  # [B, 1] where the cache is written
     slots: Tensor | None = None  # [B or 1, T]
@@ -140,6 +143,7 @@ class Backbone(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.config = config
+        self.checkpointing: Checkpointing = "none"
         self.embed_tokens = nn.Embedding(config.vocab_size, config.dim)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
@@ -160,7 +164,7 @@ class Backbone(nn.Module):
         x = self.embed_tokens(tokens)
         context = self._context(tokens, positions, segments, cache, stems, x.dtype)
         for layer in self.layers:
-            x = layer(x, context)
+            x = checkpointed(layer, x, context, self.checkpointing)
         out: Tensor = self.norm(x)
         return out
 
@@ -197,7 +201,7 @@ class Backbone(nn.Module):
         else:
             cos, sin = cos[positions].unsqueeze(2), sin[positions].unsqueeze(2)
         if cache is None:
-            return Context(cos, sin, None if segments is None else packed_mask(segments, dtype, stems))
+            return Context(cos, sin, None if segments is None else visible(segments, dtype, stems))
 
         rows = torch.arange(B, device=tokens.device) if cache.rows is None else cache.rows
         slots = torch.arange(T, device=tokens.device)[None] if positions is None else positions
@@ -221,7 +225,7 @@ class Llama(nn.Module):
         super().__init__()
         self.config = config
         self.model = Backbone(config)
-        self.lm_head = nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.lm_head = LMHead(config.dim, config.vocab_size)
         self.tie()
 
     def tie(self) -> None:
@@ -237,8 +241,10 @@ class Llama(nn.Module):
         cache: KVCache | None = None,
         at: Tensor | None = None,
         stems: Tensor | None = None,
-    ) -> Tensor:
-        """Logits of the token that follows each token.
+        targets: Tensor | None = None,
+        temperature: float = 1.0,
+    ) -> Any:
+        """Logits of the token that follows each token, or the log-probs of given tokens without holding all logits.
 
         Args:
             tokens: [B, T] int64.
@@ -251,14 +257,20 @@ class Llama(nn.Module):
             at: [N] int64, flat indices into B*T; the head runs on these positions only.
             stems: [B, T] int64, a second document each token sees, before its own in the row (-1: none): answers to
                 one prompt may share its tokens. Its positions go on from there. Without a cache only.
+            targets: [N] int64, the tokens that follow the positions ``at``.
+            temperature: that the log-probs of ``targets`` are of.
 
         Returns:
-            fp32 [B, T, V], or [N, V] with ``at``.
+            fp32 [B, T, V], or [N, V] with ``at``. With ``targets``: their log-probs [N] fp32, nats, and [N] bool,
+            whether no token is more probable.
 
         Raises:
             ShapeError: positions or segments are not shaped like tokens, or a row is longer than the context.
         """
-        return self.head(self.model(tokens, positions, segments, cache, stems), at)
+        hidden = self.model(tokens, positions, segments, cache, stems)
+        if targets is None:
+            return self.head(hidden, at)
+        return self.lm_head(hidden.flatten(0, 1)[at], targets, temperature)
 
     def head(self, hidden: Tensor, at: Tensor | None = None) -> Tensor:
         """Hidden states [B, T, D] -> fp32 logits [B, T, V], or [N, V] at flat indices."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -16,6 +16,7 @@ from align.model.llama import Llama
 
 M = TypeVar("M", Llama, Scorer)
 _BASE, _DOWN, _UP = ".base_layer.weight", ".lora_A.default.weight", ".lora_B.default.weight"
+_HEAD = "score.weight"  # of a scorer: new, so it trains in full
 
 
 def add_lora(model: M, lora: LoraConfig, seed: int) -> M:
@@ -37,11 +38,16 @@ def add_lora(model: M, lora: LoraConfig, seed: int) -> M:
     peft.inject_adapter_in_model(settings, model)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad = name.endswith((_DOWN, _UP)) or name == "score.weight"
+        parameter.requires_grad = name.endswith((_DOWN, _UP)) or name == _HEAD
         if name.endswith(_DOWN):
             start = torch.randn(parameter.shape, generator=generator) / lora.rank
             parameter.data.copy_(start)
     return model
+
+
+def adapted(model: M, lora: LoraConfig | None, seed: int) -> M:
+    """The model as a recipe's ``lora`` wants it: with adapters, or as it is where that is null."""
+    return model if lora is None else add_lora(model, lora, seed)
 
 
 @contextmanager
@@ -60,22 +66,31 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
             layer._disable_adapters = False
 
 
-def merged(named: Iterable[tuple[str, Tensor]], lora: LoraConfig) -> Iterator[tuple[str, Tensor]]:
+def merged(
+    named: Iterable[tuple[str, Tensor]], lora: LoraConfig, base_of: Callable[[str], Tensor] | None = None
+) -> Iterator[tuple[str, Tensor]]:
     """The weights of an adapted model with W + (alpha / rank) B A in place of W and its adapters.
 
     A stream in, a stream out, so that weights gathered from a partitioned model are saved as they come. The
     order is that of an adapted model's ``named_parameters``: base, A, B of each layer.
 
+    Args:
+        named: the adapted model's weights.
+        lora: its adapters' settings.
+        base_of: a frozen weight by its name in the plain model, as it was before training rounded it to its dtype;
+            None: those of ``named``.
+
     Raises:
         WeightsError: an adapter without its base, or a base without its adapter.
     """
-    base: tuple[str, Tensor] | None = None
+    base: tuple[str, Tensor] | None = None  # of the layer whose adapter comes next
     down: Tensor | None = None
     for name, tensor in named:
         if name.endswith(_BASE):
             if base is not None:
                 raise WeightsError(f"{base[0]}: no adapter follows this layer")
-            base, down = (name.removesuffix(_BASE), tensor), None
+            layer = name.removesuffix(_BASE)
+            base, down = (layer, base_of(f"{layer}.weight") if base_of else tensor), None
         elif name.endswith(_DOWN):
             down = tensor
         elif name.endswith(_UP):
@@ -85,6 +100,6 @@ def merged(named: Iterable[tuple[str, Tensor]], lora: LoraConfig) -> Iterator[tu
             yield f"{base[0]}.weight", (base[1].float() + product).to(base[1].dtype)
             base = None
         else:
-            yield name, tensor
+            yield name, base_of(name) if base_of and name != _HEAD else tensor
     if base is not None:
         raise WeightsError(f"{base[0]}: no adapter follows this layer")

@@ -1,15 +1,15 @@
 """How much memory a run will need on each device, worked out before anything is loaded and without torch.
 
 The parts follow from the sizes; activations are those that this library's forward keeps for backward (a test
-counts them; on a CPU short bf16 rows keep their attention weights too, some MiB). A framework's own needs and
-fragmentation come on top: leave a tenth free.
+counts them, in each mode of checkpointing; on a CPU short bf16 rows keep their attention weights too, some MiB). A
+framework's own needs and fragmentation come on top: leave a tenth free.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from align.model.config import Dtype, LlamaConfig, LoraConfig
+from align.model.config import HEAD_CHUNK, LONG, PIECE, Checkpointing, Dtype, LlamaConfig, LoraConfig
 
 BYTES: dict[Dtype, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 # DeepSpeed's defaults at stage 3 and 2: weights held gathered at once, and gradients reduced at once
@@ -51,6 +51,8 @@ def training(
     offload_optimizer: bool = False,
     offload_params: bool = False,
     lora: LoraConfig | None = None,
+    checkpointing: Checkpointing = "none",
+    whole_logits: bool = False,
 ) -> Memory:
     """One model in training under ZeRO.
 
@@ -65,6 +67,8 @@ def training(
         offload_optimizer: keeps optimizer state and masters on the host.
         offload_params: keeps weights on the host (stage 3).
         lora: only adapters train.
+        checkpointing: what the backward computes again.
+        whole_logits: the loss needs all logits at once, as PPO's does; otherwise the head runs in chunks.
     """
     size = BYTES[dtype]
     whole = config.parameters() if head else config.backbone_parameters() + config.dim
@@ -85,8 +89,8 @@ def training(
         weights=gathered + (0 if offload_params else resident),
         gradients=passing + kept,
         optimizer=0 if offload_optimizer else masters + moments,
-        activations=activations(config, dtype, rows, length),
-        logits=logits(config, dtype, rows * length) if head else 0,
+        activations=activations(config, dtype, rows, length, checkpointing=checkpointing),
+        logits=(logits if whole_logits else chunked_logits)(config, dtype, rows * length) if head else 0,
         host=host,
     )
 
@@ -108,14 +112,29 @@ def scoring(config: LlamaConfig, *, dtype: Dtype, head: bool) -> Memory:
     return Memory(weights=BYTES[dtype] * whole)
 
 
-def activations(config: LlamaConfig, dtype: Dtype, rows: int, length: int, packed: bool = True) -> int:
-    """Bytes that the backbone keeps for backward; ``packed`` rows keep one [T, T] mask each."""
+def activations(
+    config: LlamaConfig,
+    dtype: Dtype,
+    rows: int,
+    length: int,
+    packed: bool = True,
+    checkpointing: Checkpointing = "none",
+) -> int:
+    """Bytes of the backbone's activations when the backward begins; ``packed`` rows keep their masks.
+
+    Of a checkpointed layer a part is kept, and one layer at a time is whole again.
+    """
     size, dim, kv = BYTES[dtype], config.dim, config.n_kv_heads * config.head_dim
     norm = 4 * dim + 4 + size * dim  # input and 1/rms in fp32, normalised
     attention = size * (3 * dim + 2 * kv) + 4 * config.n_heads  # input, q, mixed, k, v; log-sum-exp in fp32
     mlp = size * (dim + 4 * config.ffn_dim)  # input, gate, silu(gate), up, their product
-    token = config.n_layers * (2 * norm + attention + mlp) + norm
-    mask = size * length if packed else 0
+    layer = 2 * norm + attention + mlp
+    # the layer's input; and of selective q, k, v, mixed, o with the log-sum-exp, gate, up, down
+    part = size * dim
+    if checkpointing == "selective":
+        part += size * (4 * dim + 2 * kv + 2 * config.ffn_dim) + 4 * config.n_heads
+    token = norm + (config.n_layers * layer if checkpointing == "none" else config.n_layers * part + layer)
+    mask = size * (length if length <= LONG else PIECE) if packed else 0
     return rows * length * (token + mask)
 
 
@@ -123,6 +142,17 @@ def logits(config: LlamaConfig, dtype: Dtype, tokens: int) -> int:
     """Bytes of the head's input and output on counted ``tokens`` and of what its loss keeps: three fp32 copies."""
     size = BYTES[dtype]
     return tokens * (config.dim * size + config.vocab_size * (12 + (size if size < 4 else 0)))
+
+
+def chunked_logits(config: LlamaConfig, dtype: Dtype, tokens: int) -> int:
+    """Bytes of the head's input on counted ``tokens``, of one chunk of logits, and of the softmax of another.
+
+    Further chunks' gradient of the weight is summed in fp32.
+    """
+    size = BYTES[dtype]
+    chunk = min(tokens * config.vocab_size, max(HEAD_CHUNK, config.vocab_size))
+    summed = 4 * config.vocab_size * config.dim if chunk < tokens * config.vocab_size else 0
+    return tokens * config.dim * size + chunk * (size + 8) + summed
 
 
 def lora_parameters(config: LlamaConfig, lora: LoraConfig) -> int:

@@ -7,14 +7,14 @@ missing or over. :mod:`align.model.saving` writes them; :mod:`align.model.meta` 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from align.errors import ArtifactError, WeightsError
+from align.errors import ArtifactError, WeightsError, nearest
 from align.model.config import Architecture, Dtype, from_hf, read_hf
 from align.model.heads import Scorer
 from align.model.llama import Llama
@@ -22,7 +22,7 @@ from align.model.meta import load_llama2c, load_meta
 from align.model.saving import INDEX, SINGLE, save_policy, save_scorer
 from align.model.strict import M, allocate, check_complete, check_name, check_shape, places
 
-__all__ = ["load_llama2c", "load_meta", "load_policy", "load_scorer", "save_policy", "save_scorer"]
+__all__ = ["load_llama2c", "load_meta", "load_policy", "load_scorer", "read_weight", "save_policy", "save_scorer"]
 
 
 def load_policy(folder: Path | str, dtype: Dtype = "fp32", device: str = "cpu") -> Llama:
@@ -44,6 +44,26 @@ def load_scorer(folder: Path | str, dtype: Dtype = "fp32", device: str = "cpu") 
         ArtifactError, WeightsError: as :func:`load_policy`.
     """
     return _load(Scorer, Path(folder), "LlamaForSequenceClassification", dtype, device)
+
+
+def read_weight(folder: Path | str) -> Callable[[str], Tensor]:
+    """A function that reads one weight of a Hugging Face folder by its name, fp32, leaving the others on disk.
+
+    It raises WeightsError where the folder has no such weight.
+    """
+    files: dict[str, Path] = {}
+    for file in _files(Path(folder)):
+        with safe_open(file, framework="pt", device="cpu") as shard:
+            files |= dict.fromkeys(shard.keys(), file)
+
+    def read(name: str) -> Tensor:
+        if name not in files:
+            raise WeightsError(f"{folder}: no weight {name}{nearest(name, files)}")
+        with safe_open(files[name], framework="pt", device="cpu") as shard:
+            tensor: Tensor = shard.get_tensor(name)
+        return tensor.float()
+
+    return read
 
 
 def _load(make: type[M], folder: Path, architecture: Architecture, dtype: Dtype, device: str) -> M:

@@ -12,6 +12,7 @@ from align.data.batches import BatchConfig, check_length, pair_batches
 from align.engine.launch import LaunchConfig
 from align.engine.optim import OptimConfig
 from align.engine.zero import ZeroConfig
+from align.model.config import LoraConfig
 from align.records import RATINGS, PairBatch
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Recipe:
     batch: BatchConfig
     optim: OptimConfig
     zero: ZeroConfig
+    lora: LoraConfig | None = None  # adapters on a frozen body, merged in the artifact; null: every weight trains
     launch: LaunchConfig = LaunchConfig()
     save_every: int = 200
 
@@ -61,6 +63,7 @@ def run(recipe: Recipe, out: Path) -> None:
     from align.engine.zero_state import copy_weights
     from align.model.config import read_config
     from align.model.heads import Scorer
+    from align.model.lora import adapted
 
     dist.setup()
     start = Path(recipe.policy)
@@ -71,13 +74,14 @@ def run(recipe: Recipe, out: Path) -> None:
     encoded = pair_rows(tokenizer, drawn, margins=recipe.margins, max_len=recipe.batch.length, overlong=recipe.overlong)
 
     batches = pair_batches(encoded.pairs, recipe.batch, seed=recipe.seed, rank=dist.rank(), world=dist.world_size())
-    engine = wrap(_begin(start, recipe.seed), recipe.optim, recipe.zero, batches.steps)
+    model = adapted(_begin(start, recipe.seed), recipe.lora, recipe.seed)
+    engine = wrap(model, recipe.optim, recipe.zero, batches.steps)
     metrics = fit(
         engine, batches, _counts, lambda e, b: _terms(e, b, recipe.safety_weight), batches.steps,
         work=work_dir(out), label=out.name, save_every=recipe.save_every,
     )  # fmt: skip
 
-    judge = Scorer(read_config(start))
+    judge = adapted(Scorer(read_config(start)), recipe.lora, recipe.seed)
     copy_weights(engine, judge)
     for name, path in recipe.held_out.items():
         held = pair_rows(tokenizer, read_pairs([path]), margins="none", max_len=recipe.batch.length, overlong="cut")
@@ -86,7 +90,7 @@ def run(recipe: Recipe, out: Path) -> None:
         engine, "scorer", read_config(start), tokenizer.path, out,
         stage="reward", recipe=to_plain(recipe), seed=recipe.seed,
         parents=[start], inputs=[Path(p) for p in (*recipe.data.main, *recipe.data.other, *recipe.held_out.values())],
-        metrics=metrics | {"rows": encoded.counts},
+        metrics=metrics | {"rows": encoded.counts}, lora=recipe.lora,
     )  # fmt: skip
 
 

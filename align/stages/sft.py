@@ -13,6 +13,7 @@ from align.engine.launch import LaunchConfig
 from align.engine.optim import OptimConfig
 from align.engine.zero import ZeroConfig
 from align.errors import DataError, nearest
+from align.model.config import LoraConfig
 
 if TYPE_CHECKING:
     from align.records import Dialog
@@ -40,6 +41,7 @@ class Recipe:
     batch: BatchConfig
     optim: OptimConfig
     zero: ZeroConfig
+    lora: LoraConfig | None = None  # adapters on a frozen base, merged in the artifact; null: every weight trains
     launch: LaunchConfig = LaunchConfig()
     save_every: int = 200
 
@@ -55,6 +57,7 @@ def run(recipe: Recipe, out: Path) -> None:
     from align.engine.objectives import lm_counts, lm_terms
     from align.engine.zero import wrap
     from align.model.config import read_config
+    from align.model.lora import adapted
     from align.model.weights import load_policy
 
     dist.setup()
@@ -71,7 +74,8 @@ def run(recipe: Recipe, out: Path) -> None:
         counts[Path(source.path).name] = encoded.counts
 
     batches = packed_batches(rows, recipe.batch, seed=recipe.seed, rank=dist.rank(), world=dist.world_size())
-    engine = wrap(load_policy(start), recipe.optim, recipe.zero, batches.steps)
+    model = adapted(load_policy(start), recipe.lora, recipe.seed)
+    engine = wrap(model, recipe.optim, recipe.zero, batches.steps)
     metrics = fit(
         engine, batches, lm_counts, lm_terms, batches.steps,
         work=work_dir(out), label=out.name, save_every=recipe.save_every,
@@ -80,6 +84,7 @@ def run(recipe: Recipe, out: Path) -> None:
         engine, "policy", read_config(start), tokenizer.path, out,
         stage="sft", recipe=to_plain(recipe), seed=recipe.seed,
         parents=[start], inputs=[Path(source.path) for source in recipe.data], metrics=metrics | {"rows": counts},
+        lora=recipe.lora,
     )  # fmt: skip
 
 

@@ -39,9 +39,9 @@ def test_ppo_holds_six_models() -> None:
     sizes = {"p": big, "h": small, "s": small}
     found = estimate(task, sizes)
     assert sizes["out"] == big
-    kwargs = {"stage": 3, "dtype": "bf16", "rows": 1, "length": 4096, "processes": 8}
+    kwargs = {"stage": 3, "dtype": "bf16", "rows": 1, "length": 4096, "processes": 8, "checkpointing": "selective"}
     wanted = {
-        "policy": training(big, head=True, **kwargs),  # type: ignore[arg-type]
+        "policy": training(big, head=True, whole_logits=True, **kwargs),  # type: ignore[arg-type]
         "critic": training(small, head=False, **kwargs),  # type: ignore[arg-type]
         "reference": scoring(big, dtype="bf16", head=True),
         "helpful": scoring(small, dtype="bf16", head=False),

@@ -120,6 +120,24 @@ def test_nothing_usable_publishes_nothing(tmp_path: Path, source: Path) -> None:
     assert not (tmp_path / "data.partial").exists()
 
 
+def test_instructions_as_flan_and_alpaca_write_them(tmp_path: Path) -> None:
+    rows = [
+        {"inputs": "Is it so? ", "targets": "Yes."},
+        {"instruction": "Add.", "input": "1 1", "output": "2"},
+        {"instruction": "Name a fish.", "input": "", "output": "Tope"},
+        {"instruction": "Name a fish.", "response": "Tope"},
+        {"inputs": "Say nothing.", "targets": " "},
+    ]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    made = converted_file(tmp_path / "rows.jsonl", format="instructions", to="dialogues")
+    assert [[m["content"] for m in row["messages"]] for row in made.train] == [
+        ["Is it so?", "Yes."],
+        ["Add.\n\n1 1", "2"],
+        ["Name a fish.", "Tope"],
+    ]
+    assert made.counts()["reasons"] == {"wrong type": 1, "empty message": 1}
+
+
 def test_real_sets(shared_data: Path, tmp_path: Path) -> None:
     made = {
         name: converted_file(shared_data / "hh" / f"{name}-base.test.jsonl.gz", format="hh", to="preferences")
@@ -146,6 +164,10 @@ def test_real_sets(shared_data: Path, tmp_path: Path) -> None:
     )
     assert (user.rows, user.aside) == (252, [])
     assert len(user.train) >= 252
+    seed = converted_file(
+        shared_data / "sft" / "self_instruct_seed_tasks.jsonl", format="self_instruct", to="dialogues"
+    )
+    assert (seed.rows, len(seed.aside)) == (175, 0)
 
 
 def converted_file(path: Path, **job: Any) -> Any:

@@ -2,16 +2,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from align.errors import ShapeError
 from align.losses import entropy, logprobs, token_logprobs
+from tests.losses.cases import Sizes
 from tests.oracles import losses as oracle
 
 
@@ -111,27 +109,6 @@ def test_a_forbidden_token_has_no_share_and_no_gradient() -> None:
     torch.testing.assert_close(logits.grad, torch.tensor([[[0.5, -0.5, 0.0]]]))
 
 
-class _Sizes(TorchDispatchMode):
-    """How many storages of at least ``size`` elements the operations within have made."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
-        self.seen: set[int] = set()
-        self.kept: list[Tensor] = []  # held, so that no address is used twice
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        known = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor) and tensor.numel() >= self.size:
-                address = tensor.untyped_storage().data_ptr()
-                if address not in known | self.seen:
-                    self.seen.add(address)
-                    self.kept.append(tensor)
-        return out
-
-
 @pytest.mark.parametrize("function", [lambda x, y: token_logprobs(x, y, 0.9), lambda x, y: entropy(x, 0.9)])
 def test_nothing_of_the_size_of_the_logits_is_made_but_their_gradient(
     function: Callable[[Tensor, Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
@@ -139,10 +116,10 @@ def test_nothing_of_the_size_of_the_logits_is_made_but_their_gradient(
     monkeypatch.setattr(logprobs, "CHUNK", 4000)
     logits, tokens = draw(4, 16, 500, dtype=torch.bfloat16)
     logits.requires_grad_()
-    with _Sizes(4001) as forward:
+    with Sizes(4001) as forward:
         loss = function(logits, tokens).sum()
     assert not forward.seen
-    with _Sizes(4001) as backward:
+    with Sizes(4001) as backward:
         loss.backward()
     assert len(backward.seen) == 1
     assert {tensor.dtype for tensor in backward.kept} == {torch.bfloat16}
