@@ -37,8 +37,7 @@ def test_the_lay_outs_are_what_they_are_called(documents: list[Row]) -> None:
     made = layouts(documents)
     assert tuple(made) == LAYOUTS
     shapes = {name: [tuple(batch.tokens.shape) for batch in batches] for name, batches in made.items()}
-    assert len(shapes["quarter rows, one a pass"]) > len(shapes["quarter rows, all in a pass"]) >= 2
-    assert shapes["quarter rows, all in a pass"][0][1] <= 40 < shapes["quarter rows, all in a pass"][-1][1]
+    assert len(shapes["quarter rows, one a pass"]) > len(shapes["quarter rows, all in a pass"]) >= 1
     assert shapes["full rows"][0][1] > 140
     assert shapes["long full rows"][0][1] > LONG, "attention goes document by document"
     assert len(shapes["single rows"]) == len(documents)
