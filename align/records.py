@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Role = Literal["system", "user", "assistant"]
 Kind = Literal["helpful", "safety"]
 Rating = Literal["significantly", "better", "slightly", "negligibly"]
+Vote = Literal["chosen", "rejected", "tie"]
 RATINGS: tuple[Rating, ...] = ("significantly", "better", "slightly", "negligibly")
 
 
@@ -63,6 +64,7 @@ class Preference:
     rating: Rating = "negligibly"
     chosen_safe: bool | None = None
     rejected_safe: bool | None = None
+    votes: tuple[Vote, ...] = ()  # one an annotator, where several compared the two
     kind: Kind = "helpful"
     source: str = ""
 

@@ -94,8 +94,9 @@ def to_json(record: Record) -> dict[str, Any]:
             row[item.name] = messages_json(value)
         elif item.name == "messages":
             row["prompt" if isinstance(record, Prompt) else "messages"] = messages_json(value)
-        elif item.name == "ranks":
-            row["ranks"] = list(value)
+        elif item.name in ("ranks", "votes"):
+            if value:
+                row[item.name] = list(value)
         elif not (value is None or (item.name in ("source", "meta") and not value)):
             row[item.name] = dict(value) if item.name == "meta" else value
     return row
@@ -172,6 +173,7 @@ def _preference(row: dict[str, Any], where: str) -> Preference:
         rating=row.get("rating", "negligibly"),
         chosen_safe=row.get("chosen_safe"),
         rejected_safe=row.get("rejected_safe"),
+        votes=tuple(row.get("votes", ())),
         kind=row.get("kind", "helpful"),
         source=row.get("source", ""),
     )

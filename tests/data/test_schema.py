@@ -172,7 +172,16 @@ def test_schemas_are_draft_2020_12_and_described(name: str) -> None:
 
 def test_every_schema_is_there() -> None:
     names = {p.stem for p in schema_folder().glob("*.json")}
-    assert names == {"dialogue", "preference", "ranking", "prompt", "constraint", "rollout", "manifest"}
+    assert names == {
+        "dialogue",
+        "preference",
+        "ranking",
+        "prompt",
+        "constraint",
+        "rollout",
+        "manifest",
+        "reward_report",
+    }
 
 
 def test_a_manifest_is_valid(tmp_path: Path) -> None:
