@@ -44,6 +44,7 @@ class PairRows:
 
     pairs: list[PairRow]
     counts: dict[str, int]  # preferences, pairs, cut, skipped, tokens
+    kept: list[int]  # which preference each pair is of
 
 
 def pair_rows(
@@ -74,6 +75,7 @@ def pair_rows(
         check_messages((*p.prompt, *p.rejected), f"{_where(index, p)}: prompt + rejected")
     encoded = encode_texts(tokenizer, ((*p.prompt, *answer) for p in preferences for answer in (p.chosen, p.rejected)))
     found: list[PairRow] = []
+    kept: list[int] = []
     cut = skipped = 0
 
     def size(messages: Messages) -> int:
@@ -91,6 +93,7 @@ def pair_rows(
             skipped += 1
             continue
         cut += prompt is not p.prompt
+        kept.append(index)
         found.append(
             PairRow(
                 chosen=assemble(tokenizer, (*prompt, *p.chosen), encoded, "last"),
@@ -107,7 +110,7 @@ def pair_rows(
         "skipped": skipped,
         "tokens": sum(len(pair.chosen.tokens) + len(pair.rejected.tokens) for pair in found),
     }
-    return PairRows(found, counts)
+    return PairRows(found, counts, kept)
 
 
 def collate_pairs(rows: Sequence[PairRow], length: int) -> PairBatch:

@@ -108,7 +108,7 @@ def accuracy_cells(pairs: Sequence[Preference], gaps: Sequence[float], longer: S
                 for rating in (pair.rating, None):
                     ours[source, kind, rating].append(preferred(gap))
                     theirs[source, kind, rating].append(preferred(more))
-    order = {name: place for place, name in enumerate((*RATINGS, None))}
+    order: dict[str | None, int] = {name: place for place, name in enumerate((*RATINGS, None))}
     keys = sorted(ours, key=lambda k: (k[0] is None, k[0] or "", k[1] is None, k[1] or "", order[k[2]]))
     return [
         {

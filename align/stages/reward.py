@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,10 +13,12 @@ from align.data.batches import BatchConfig, check_length, pair_batches
 from align.engine.launch import LaunchConfig
 from align.engine.optim import OptimConfig
 from align.engine.zero import ZeroConfig
-from align.records import RATINGS, PairBatch
+from align.errors import DataError
+from align.records import PairBatch, Preference
 
 if TYPE_CHECKING:
-    from align.data.preference import PairRow
+    from align.data.preference import PairRows
+    from align.data.tokenizer import Tokenizer
     from align.engine.step import Term
     from align.engine.zero import Engine
     from align.model.heads import Scorer
@@ -51,7 +54,7 @@ class Recipe:
 
 def run(recipe: Recipe, out: Path) -> None:
     """Train the reward model, measure it on the held-out sets, publish it at ``out``."""
-    from align.artifacts import work_dir
+    from align.artifacts import work_dir, write_json
     from align.data.preference import mix, pair_rows, read_pairs
     from align.data.tokenizer import Tokenizer
     from align.engine import dist
@@ -59,6 +62,7 @@ def run(recipe: Recipe, out: Path) -> None:
     from align.engine.fit import fit
     from align.engine.zero import wrap
     from align.engine.zero_state import copy_weights
+    from align.measures.reward import by_rating, document
     from align.model.config import read_config
     from align.model.heads import Scorer
 
@@ -69,6 +73,7 @@ def run(recipe: Recipe, out: Path) -> None:
     main, other = read_pairs(recipe.data.main), read_pairs(recipe.data.other)
     drawn = mix(main, other, recipe.data.main_share, recipe.seed)
     encoded = pair_rows(tokenizer, drawn, margins=recipe.margins, max_len=recipe.batch.length, overlong=recipe.overlong)
+    held = {name: _held_out(name, path, tokenizer, recipe.batch.length) for name, path in recipe.held_out.items()}
 
     batches = pair_batches(encoded.pairs, recipe.batch, seed=recipe.seed, rank=dist.rank(), world=dist.world_size())
     engine = wrap(_begin(start, recipe.seed), recipe.optim, recipe.zero, batches.steps)
@@ -79,9 +84,10 @@ def run(recipe: Recipe, out: Path) -> None:
 
     judge = Scorer(read_config(start))
     copy_weights(engine, judge)
-    for name, path in recipe.held_out.items():
-        held = pair_rows(tokenizer, read_pairs([path]), margins="none", max_len=recipe.batch.length, overlong="cut")
-        metrics[f"held_out/{name}"] = measure(judge, held.pairs)
+    reports = {name: measure(judge, *rows) for name, rows in held.items()}
+    if dist.is_main():
+        write_json(work_dir(out) / "report.json", document(out.name, reports))
+    metrics |= {f"held_out/{name}": by_rating(report) for name, report in reports.items()}
     export(
         engine, "scorer", read_config(start), tokenizer.path, out,
         stage="reward", recipe=to_plain(recipe), seed=recipe.seed,
@@ -101,14 +107,30 @@ def _begin(folder: Path, seed: int) -> Scorer:
     return scorer_from_policy(load_policy(folder), seed)
 
 
-def measure(scorer: Scorer, pairs: list[PairRow]) -> dict[str, Any]:
-    """Share of pairs whose chosen answer scores higher, by rating and together."""
-    from align.rollout.scorer import score_rows
-    from align.stats import accuracy_by
+def _held_out(name: str, path: str, tokenizer: Tokenizer, length: int) -> tuple[list[Preference], PairRows]:
+    """A held-out set and its rows, read before anything is trained."""
+    from align.data.preference import pair_rows, read_pairs
 
-    scores = score_rows(scorer, [row.tokens.tolist() for pair in pairs for row in (pair.chosen, pair.rejected)])
-    gaps = [chosen - rejected for chosen, rejected in zip(scores[::2], scores[1::2], strict=True)]
-    return accuracy_by(gaps, [RATINGS[pair.rating] for pair in pairs], RATINGS)
+    preferences = read_pairs([path])
+    rows = pair_rows(tokenizer, preferences, margins="none", max_len=length, overlong="cut")
+    if not rows.pairs:
+        raise DataError(f"held_out.{name}: {path}: found no pairs of at most {length} tokens; expected at least one")
+    return preferences, rows
+
+
+def measure(scorer: Scorer, preferences: Sequence[Preference], rows: PairRows) -> dict[str, Any]:
+    """The report of a reward model on a set of pairs (align/measures/reward.py); each answer is read once."""
+    from align.measures.reward import reward_report
+    from align.rollout.scorer import score_rows
+
+    answers = [row for pair in rows.pairs for row in (pair.chosen, pair.rejected)]
+    scores = score_rows(scorer, [row.tokens.tolist() for row in answers])
+    sizes = [int(row.mask.sum()) for row in answers]
+    return {"rows": rows.counts} | reward_report(
+        [preferences[index] for index in rows.kept],
+        list(zip(scores[::2], scores[1::2], strict=True)),
+        list(zip(sizes[::2], sizes[1::2], strict=True)),
+    )
 
 
 def _counts(micro: PairBatch) -> dict[str, int]:
