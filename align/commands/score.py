@@ -56,7 +56,7 @@ def score_file(
         )
     if isinstance(first, DataError):
         raise first
-    paired = isinstance(first, dict) and "chosen" in first
+    paired = isinstance(first, dict) and ("chosen" in first or "answers" in first)
     if not isinstance(first, dict) or not (paired or "messages" in first):
         raise DataError(f"{data}: found neither dialogues (messages) nor preferences (prompt, chosen, rejected)")
     if report and not paired:

@@ -200,6 +200,7 @@ def _record(job: Job, example: Example) -> dict[str, Any]:
             chosen=example.chosen,
             rejected=example.rejected,
             rating=rate(example.gap, job.ratings),
+            votes=example.votes,
             kind=job.kind,
             source=source,
         )

@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from align.data.template import check_messages
 from align.errors import DataError, TemplateError
-from align.records import Message, Messages, Rating, Role
+from align.records import Message, Messages, Rating, Role, Vote
 
-Format = Literal["hh", "trl", "ultrafeedback", "dolly", "self_instruct"]
+Format = Literal["hh", "trl", "ultrafeedback", "dolly", "self_instruct", "pandalm"]
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 _HH_ROLES: Mapping[str, Role] = {"Human": "user", "Assistant": "assistant"}
 # ShareGPT's names beside the standard ones
@@ -39,6 +39,7 @@ class Example:
     chosen: Messages = ()  # empty where there is a prompt only
     rejected: Messages = ()
     gap: float | None = None  # score of chosen - score of rejected, where scored
+    votes: tuple[Vote, ...] = ()  # of several annotators
 
 
 def hh(row: Mapping[str, Any]) -> Iterator[Example]:
@@ -162,12 +163,30 @@ def self_instruct(row: Mapping[str, Any]) -> Iterator[Example]:
         yield _instructed(row, _text(row, "instruction"), instance.get("input"), _text(instance, "output"))
 
 
+def pandalm(row: Mapping[str, Any]) -> Iterator[Example]:
+    """PandaLM's test set (arXiv 2306.05087): two responses, and of each ``annotatorN`` 0 for a tie, 1 or 2 the better.
+
+    Chosen is the response with more votes. A row where neither has is unfit: those left are the clearer ones.
+    """
+    labels = [label for name, label in sorted(row.items()) if name.startswith("annotator")]
+    if not labels or any(label not in (0, 1, 2) for label in labels):
+        raise UnfitError("unknown labels", f"annotators: found {labels!r}, expected 0 (tie), 1 or 2 of each")
+    best = 1 if labels.count(1) > labels.count(2) else 2
+    if labels.count(1) == labels.count(2):
+        raise UnfitError("no preference", f"neither response has more votes: {labels}")
+    said: dict[int, Vote] = {0: "tie", best: "chosen", 3 - best: "rejected"}
+    won = _instructed(row, _text(row, "instruction"), row.get("input"), _text(row, f"response{best}"))
+    lost = Message("assistant", _text(row, f"response{3 - best}").strip())
+    yield Example(won.prompt, won.chosen, (lost,), votes=tuple(said[label] for label in labels))
+
+
 PARSERS: Mapping[Format, Callable[[Mapping[str, Any]], Iterator[Example]]] = {
     "hh": hh,
     "trl": trl,
     "ultrafeedback": ultrafeedback,
     "dolly": dolly,
     "self_instruct": self_instruct,
+    "pandalm": pandalm,
 }
 
 

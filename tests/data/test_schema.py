@@ -51,6 +51,7 @@ RECORDS = [
             Preference(
                 prompt=said("a", "b", "c"), chosen=(Message("assistant", "d"),), rejected=said("x", "e")[1:],
                 rating="better", chosen_safe=True, rejected_safe=False, kind="safety", source="x",
+                votes=("chosen", "tie", "rejected"),
             ),
             Preference(prompt=said("a"), chosen=said("x", "b", "c", "d")[1:], rejected=said("x", "e")[1:]),
         ],
@@ -116,6 +117,8 @@ def test_small_rows_have_no_empty_columns() -> None:
         ({**PAIR, "rating": "slighty"}, r"p\.jsonl:2: rating: found \"slighty\", expected .* \(did you mean 'slightly'\?\)"),
         ({**PAIR, "chosen_saef": True}, r"p\.jsonl:2: chosen_saef: unknown field \(did you mean 'chosen_safe'\?\)"),
         ({"prompt": [USER], "choosen": [ANSWER], "rejected": [NO]}, r"p\.jsonl:2: chosen: found no such field \(instead there is 'choosen'\)"),
+        ({**PAIR, "votes": ["chosen", "rejectd"]}, r"p\.jsonl:2: votes\.1: found \"rejectd\", expected .* \(did you mean 'rejected'\?\)"),
+        ({**PAIR, "votes": []}, r"p\.jsonl:2: votes: found \[\], expected at least 1 items"),
         ({**PAIR, "chosen_safe": "yes"}, r"p\.jsonl:2: chosen_safe: found \"yes\", expected boolean or null"),
         ({**PAIR, "chosen_safe": False, "rejected_safe": True}, r"p\.jsonl:2: chosen_safe: found false with rejected_safe true"),
     ],
