@@ -67,8 +67,8 @@ def agreement_report(pairs: Sequence[Preference], gaps: Sequence[float]) -> dict
         - ``model``: ``decided``, its agreement with one annotator who did not say tie, to be read beside people's;
           ``majority``, with the side that most took; ``unanimous`` and ``divided``, the same where all took one side
           and where not;
-        - ``annotators``, by place in ``votes`` where all rows have as many: how often the model agrees with this
-          annotator's side, and how often the annotator does with the majority of the others.
+        - ``annotators``, by place in ``votes`` where all rows that have any have as many: how often the model agrees
+          with this annotator's side, and how often the annotator does with the majority of the others.
     """
     compared = items(pairs, gaps)
     if not compared:
@@ -104,7 +104,7 @@ def agreement_report(pairs: Sequence[Preference], gaps: Sequence[float]) -> dict
             "unanimous": proportion([right for right, all_of_them in majority if all_of_them]),
             "divided": proportion([right for right, all_of_them in majority if not all_of_them]),
         },
-        "annotators": _by_place(compared),
+        "annotators": _by_place(pairs, gaps),
     }
 
 
@@ -164,20 +164,22 @@ def _agreeing(row: Sequence[int]) -> float:
     return sum(k * (k - 1) for k in row) / (n * (n - 1))
 
 
-def _by_place(compared: Sequence[Item]) -> list[dict[str, Any]] | None:
-    sizes = {len(item.votes) for item in compared}
-    if len(sizes) != 1 or any(item.rows > 1 for item in compared):
+def _by_place(pairs: Sequence[Preference], gaps: Sequence[float]) -> list[dict[str, Any]] | None:
+    voted = [(pair.votes, gap) for pair, gap in zip(pairs, gaps, strict=True) if pair.chosen != pair.rejected]
+    voted = [(votes, gap) for votes, gap in voted if len(votes) > 1]
+    sizes = {len(votes) for votes, _ in voted}
+    if len(sizes) != 1:
         return None
     found = []
     for place in range(sizes.pop()):
         model, others = [], []
-        for item in compared:
-            vote = item.votes[place]
+        for votes, gap in voted:
+            vote = votes[place]
             if vote == "tie":
                 continue
-            model.append(preferred(item.gap if vote == "first" else -item.gap))
-            rest = Counter(other for at, other in enumerate(item.votes) if at != place)
-            if rest["first"] != rest["second"]:
-                others.append(float((vote == "first") == (rest["first"] > rest["second"])))
+            model.append(preferred(gap if vote == "chosen" else -gap))
+            rest = Counter(other for at, other in enumerate(votes) if at != place)
+            if rest["chosen"] != rest["rejected"]:
+                others.append(float((vote == "chosen") == (rest["chosen"] > rest["rejected"])))
         found.append({"annotator": place + 1, "model": proportion(model), "others": proportion(others)})
     return found

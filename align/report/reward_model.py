@@ -109,11 +109,15 @@ def length(report: Report) -> str:
         ["longer answer", found["baseline"]["n"], interval(found["baseline"])],
         *(
             [
-                f"model where the longer answer is {name}",
+                f"model where {name}",
                 found["model_where"][key]["n"],
                 interval(found["model_where"][key]),
             ]
-            for name, key in (("right", "right"), ("wrong", "wrong"), ("none", "tied"))
+            for name, key in (
+                ("the longer is right", "right"),
+                ("the longer is wrong", "wrong"),
+                ("both are as long", "tied"),
+            )
         ),
         *(
             [f"{who} the longer answer", found["prefers_longer"][key]["n"], interval(found["prefers_longer"][key])]

@@ -136,6 +136,19 @@ def test_swapping_the_names_of_the_answers_changes_nothing() -> None:
     assert ours == theirs
 
 
+def test_a_comparison_told_by_two_rows_with_votes() -> None:
+    """Its votes are taken together for agreement, and each row alone by annotator."""
+    pairs = [pair("q", "a", "b", "chosen", "chosen"), pair("q", "b", "a", "chosen", "rejected"), pair("p", "a", "b")]
+    report = agreement_report(pairs, [1.0, -1.0, 1.0])
+    assert report is not None
+    assert (report["comparisons"], report["votes"]) == (1, 4)
+    assert report["people"]["agreement"]["value"] == pytest.approx((3 * 2) / (4 * 3))
+    first, second = report["annotators"]
+    assert (first["model"]["n"], first["model"]["accuracy"], first["others"]["accuracy"]) == (2, 0.5, 0.5)
+    assert (second["model"]["accuracy"], second["others"]["n"]) == (1.0, 2)
+    assert agreement_report([*pairs, pair("x", "a", "b", "chosen", "tie", "tie")], [1.0] * 4)["annotators"] is None
+
+
 def cohen(first: list[int], second: list[int]) -> float:
     """Cohen 1960: observed agreement against that of the two raters' own shares."""
     n = len(first)
