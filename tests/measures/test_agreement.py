@@ -136,6 +136,12 @@ def test_swapping_the_names_of_the_answers_changes_nothing() -> None:
     assert ours == theirs
 
 
+def test_a_tie_beside_one_side_is_no_unanimity() -> None:
+    report = agreement_report([pair("1", "a", "b", "chosen", "tie")], [1.0])
+    assert report is not None
+    assert [report["model"][name]["n"] for name in ("majority", "unanimous", "divided")] == [1, 0, 1]
+
+
 def test_a_comparison_told_by_two_rows_with_votes() -> None:
     """Its votes are taken together for agreement, and each row alone by annotator."""
     pairs = [pair("q", "a", "b", "chosen", "chosen"), pair("q", "b", "a", "chosen", "rejected"), pair("p", "a", "b")]

@@ -75,6 +75,14 @@ def test_an_answer_in_several_pairs_is_counted_once() -> None:
     assert found["safety"]["unsafe"]["recall"]["n"] == 2
 
 
+def test_length_is_that_of_the_answer_that_the_score_is_of() -> None:
+    """Scores that are ten times the tokens: any mix-up of the two answers breaks the line."""
+    pairs, tokens = [pair(str(i), f"a{i}", f"b{i}") for i in range(5)], [(3, 9), (8, 1), (4, 4), (2, 7), (6, 5)]
+    found = reward_report(pairs, [(10.0 * a, 10.0 * b) for a, b in tokens], tokens)["length"]
+    assert found["answers"]["pearson"]["r"] == pytest.approx(1.0)
+    assert found["pairs"]["spearman"]["r"] == pytest.approx(1.0)
+
+
 def test_a_source_called_all_is_not_counted_twice() -> None:
     cells = reward_report([pair("q", source="all"), pair("p", source="x")], [(1.0, 0.0)] * 2, [(1, 2)] * 2)["accuracy"]
     assert [c["n"] for c in cells if c["over_all"] and c["rating"] == "all"] == [2]
