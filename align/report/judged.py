@@ -7,27 +7,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from align.errors import ArtifactError
-from align.report.tables import interval, percent, table
+from align.report.summary import interval, percent
+from align.report.tables import Cell
 
 REPORT = "report.json"
 
 
-def judged(run: Path, names: Sequence[str]) -> str | None:
+def judged(folders: Sequence[Path]) -> tuple[str, Sequence[str], list[list[Cell]]] | None:
     """One row a reward model and held-out set: what accuracy alone does not tell.
 
     Args:
-        run: a pipeline's run folder.
-        names: of its reward models.
+        folders: of reward models.
 
     Returns:
-        None where none of them brings a report.
+        Title, columns and rows of a table; None where none of them brings a report.
 
     Raises:
         ArtifactError: a report that is not JSON.
     """
-    rows = []
-    for name in names:
-        path = run / name / REPORT
+    rows: list[list[Cell]] = []
+    for folder in folders:
+        path = folder / REPORT
         if not path.is_file():
             continue
         try:
@@ -40,7 +40,7 @@ def judged(run: Path, names: Sequence[str]) -> str | None:
             rank = length["pairs"]["spearman"]["r"]
             rows.append(
                 [
-                    name, held, interval(length["model"]), interval(length["baseline"]),
+                    folder.name, held, interval(length["model"]), interval(length["baseline"]),
                     "–" if rank is None else f"{rank:+.3f}", f"{told['calibration']['ece']:.3f}", interval(mixed),
                     interval(unsafe["recall"]), percent(unsafe["precision"]["accuracy"]),
                 ]
@@ -51,4 +51,4 @@ def judged(run: Path, names: Sequence[str]) -> str | None:
         "reward model", "held-out set", "accuracy", "longer answer", "rank correlation with length", "ECE",
         "safe over unsafe", "unsafe recall at 0.5", "precision",
     )  # fmt: skip
-    return table("Reward models beside length, calibration and safety labels, % (95 % interval)", columns, rows)
+    return "Reward models beside length, calibration and safety labels, % (95 % interval)", columns, rows

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from align.records import RATINGS
-from align.report.tables import Cell, interval, percent, table
+from align.report.summary import interval, percent
+from align.report.tables import Cell, table
 
 Report = Mapping[str, Any]
 SOURCES = 20  # rows of the table by source and kind; the file has all

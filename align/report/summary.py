@@ -9,9 +9,8 @@ from typing import Any
 
 from align.artifacts import Manifest, read_manifest
 from align.records import RATINGS
-from align.report.judged import judged
 from align.report.sources import helpful_by_source
-from align.report.tables import interval, percent, table
+from align.report.tables import table
 
 
 def summary(run: Path) -> str:
@@ -28,10 +27,12 @@ def summary(run: Path) -> str:
     by_source = [helpful_by_source(run / name) for name, m in manifests.items() if m.stage == "evaluate"]
     parts += [part for part in by_source if part]
     parts += [obedience(manifest) for manifest in evaluations if manifest.recipe.get("dialogues")]
+    from align.report.judged import judged  # which takes its cells from here
+
     rewards = {name: manifest for name, manifest in manifests.items() if manifest.stage == "reward"}
     if rewards:
         parts.append(reward_models(rewards, ceilings(run, manifests)))
-        parts += [part for part in [judged(run, list(rewards))] if part]
+        parts += [table(*found) for found in [judged([run / name for name in rewards])] if found]
     return "\n\n".join(parts)
 
 
@@ -99,3 +100,15 @@ def plus_minus(cell: Mapping[str, float | None], digits: int) -> str:
     """A mean with its standard error, which a single value has not."""
     error = "–" if cell["se"] is None else f"{cell['se']:.{digits}f}"
     return f"{cell['mean']:.{digits}f} ± {error}"
+
+
+def percent(share: float | None) -> str:
+    """A share in per cent, or a dash where there was nothing to count."""
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def interval(cell: Mapping[str, Any]) -> str:
+    """An accuracy with its interval."""
+    if cell["accuracy"] is None:
+        return "–"
+    return f"{100 * cell['accuracy']:.1f} ({100 * cell['low']:.1f}–{100 * cell['high']:.1f})"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 Cell = str | int | float | None
 
@@ -34,18 +33,6 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) ->
     rule = ["-" * (w - 1) + ":" if r else "-" * w for w, r in zip(widths, right, strict=True)]
     lines = [_line(cells, widths, right) for cells in (head, rule, *body)]
     return "\n".join([f"### {title}", "", *lines])
-
-
-def percent(share: float | None) -> str:
-    """A share in per cent, or a dash where there was nothing to count."""
-    return "–" if share is None else f"{100 * share:.1f} %"
-
-
-def interval(cell: Mapping[str, Any]) -> str:
-    """An accuracy with its interval."""
-    if cell["accuracy"] is None:
-        return "–"
-    return f"{100 * cell['accuracy']:.1f} ({100 * cell['low']:.1f}–{100 * cell['high']:.1f})"
 
 
 def _text(cell: Cell) -> str:

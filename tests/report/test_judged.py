@@ -19,9 +19,10 @@ def test_one_row_a_model_and_set(tmp_path: Path) -> None:
     plain = reward_report([pair("q")], [(1.0, 0.0)], [(3, 3)])
     write_json(tmp_path / "b" / "report.json", document("b", {"mine": told, "other": plain}))
     (tmp_path / "old").mkdir()
-    text = judged(tmp_path, ["old", "b"])
-    assert text is not None
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[4:]]
+    found = judged([tmp_path / "old", tmp_path / "b"])
+    assert found is not None
+    _, columns, rows = found
+    assert {len(row) for row in rows} == {len(columns)}
     assert rows == [
         ["b", "mine", "75.0 (30.1–95.4)", "62.5 (21.9–90.8)", f"{told['length']['pairs']['spearman']['r']:+.3f}",
          f"{told['calibration']['ece']:.3f}", "50.0 (9.5–90.5)", "50.0 (9.5–90.5)", "100.0 %"],
@@ -31,8 +32,8 @@ def test_one_row_a_model_and_set(tmp_path: Path) -> None:
 
 
 def test_a_run_of_before_there_were_reports_and_a_broken_one(tmp_path: Path) -> None:
-    assert judged(tmp_path, ["old"]) is None
+    assert judged([tmp_path / "old"]) is None
     (tmp_path / "rm").mkdir()
     (tmp_path / "rm" / "report.json").write_text("[]")
     with pytest.raises(ArtifactError, match=r"rm/report\.json: expected the report"):
-        judged(tmp_path, ["rm"])
+        judged([tmp_path / "rm"])
