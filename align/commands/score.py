@@ -14,7 +14,7 @@ from align.report.tables import table
 if TYPE_CHECKING:
     from align.data.fit import Overlong
     from align.records import Dialog, Messages, Preference
-    from align.rollout.reward_model import Reads
+    from align.rollout.reward_model import RewardModel
 
 
 def score_file(
@@ -73,7 +73,7 @@ def score_file(
 class _Fitting:
     """A reward model, and what becomes of rows that it cannot read whole."""
 
-    def __init__(self, model: Reads, overlong: Overlong, data: Path) -> None:
+    def __init__(self, model: RewardModel, overlong: Overlong, data: Path) -> None:
         self.model = model
         self.overlong = overlong
         self.data = data

@@ -23,7 +23,7 @@ LAYOUTS: tuple[Layout, ...] = ("llama2", "chat", "pair")
 OURS = "LlamaForSequenceClassification"
 
 
-class Reads(Protocol):
+class RewardModel(Protocol):
     """A reward model held open, whoever runs it."""
 
     context: int  # tokens of the longest dialogue that it can read
@@ -38,7 +38,7 @@ class Reads(Protocol):
         """The same, and the length of each last answer, tokens."""
 
 
-class RewardModel:
+class LlamaRewardModel:
     """A scorer with its tokenizer, held open.
 
     Attributes:
@@ -87,7 +87,7 @@ class RewardModel:
 
 def load_reward_model(
     folder: Path | str, dtype: Dtype = "fp32", device: str = "cpu", layout: Layout | None = None
-) -> Reads:
+) -> RewardModel:
     """Open a reward model: an artifact of ``reward``, or any Hugging Face sequence classifier with one label.
 
     A LlamaForSequenceClassification with a ``tokenizer.model`` is run by this library; every other architecture by
@@ -115,7 +115,7 @@ def load_reward_model(
             stacklevel=2,
         )
     if layout == "llama2" or (layout is None and known):
-        return RewardModel(folder, dtype, device)
+        return LlamaRewardModel(folder, dtype, device)
     from align.rollout.transformers_reward import TransformersRewardModel
 
     return TransformersRewardModel(folder, dtype, device, "chat" if layout is None else layout)
