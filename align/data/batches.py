@@ -19,6 +19,7 @@ from align.records import Batch, PairBatch, Row
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from align.data.compared import ComparedRow
     from align.data.preference import PairRow
 
 M = TypeVar("M")
@@ -28,7 +29,7 @@ M = TypeVar("M")
 class BatchConfig:
     """How many rows make an update, and how they are cut into forward passes."""
 
-    rows: Annotated[int, pydantic.Field(ge=1)]  # an update, over all ranks: packed rows, or pairs
+    rows: Annotated[int, pydantic.Field(ge=1)]  # an update, over all ranks: packed rows, or prompts with their pairs
     micro_rows: Annotated[int, pydantic.Field(ge=1)]  # a forward pass on one rank
     length: Annotated[int, pydantic.Field(ge=8)]  # tokens a row at most
     epochs: Annotated[float, pydantic.Field(gt=0)] = 1.0
@@ -98,14 +99,18 @@ def packed_batches(rows: Sequence[Row], batch: BatchConfig, *, seed: int, rank: 
 
 
 def pair_batches(
-    pairs: Sequence[PairRow], batch: BatchConfig, *, seed: int, rank: int, world: int
+    pairs: Sequence[PairRow | ComparedRow], batch: BatchConfig, *, seed: int, rank: int, world: int
 ) -> Batches[PairBatch]:
-    """Pairs of answers; within an update the pairs of similar length share a forward pass."""
+    """Pairs of answers, all those of a prompt in one element; within an update those of similar length share a
+    forward pass.
+    """
+    from align.data.compared import ComparedRow
     from align.data.preference import collate_pairs
 
     if not pairs:
         raise DataError("no preference pairs to train on")
-    lengths = [max(len(pair.chosen.tokens), len(pair.rejected.tokens)) for pair in pairs]
+    answers = [pair.answers if isinstance(pair, ComparedRow) else (pair.chosen, pair.rejected) for pair in pairs]
+    lengths = [max(len(row.tokens) for row in rows) for rows in answers]
 
     def of(step: int) -> list[PairBatch]:
         mine = sorted(_window(len(pairs), step, batch, seed), key=lambda i: lengths[i])[rank::world]
