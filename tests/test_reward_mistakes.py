@@ -75,6 +75,7 @@ def refused(folder: Path, *overrides: str, code: int = 2) -> str:
         ("held_out.test=FOLDER/tset.jsonl", "FOLDER/tset.jsonl: no such file (did you mean 'test.jsonl'?)"),
         ("batch.length=97", "batch.length: 97 tokens a row, and the model's context is 96"),
         ("margins=medium", "margins: expected 'none', 'small' or 'large', found 'medium'"),
+        ("measure_sets=[tset]", "measure_sets: found 'tset', expected names in held_out (did you mean 'test'?)"),
         ("mean_over=prompt", "mean_over: expected 'pairs' or 'prompts' (did you mean 'prompts'?), found 'prompt'"),
     ],
 )  # fmt: skip

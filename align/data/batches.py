@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from align.data.compared import ComparedRow
     from align.data.preference import PairRow
+    from align.data.tokenizer import Tokenizer
 
 M = TypeVar("M")
 
@@ -119,6 +120,18 @@ def pair_batches(
         return [collate_pairs(part, batch.length) for part in parts]
 
     return Batches(steps=_steps(len(pairs), batch), of=of)
+
+
+def held_out_batches(tokenizer: Tokenizer, path: str, batch: BatchConfig) -> list[PairBatch]:
+    """A file of preferences or rankings as micro-batches, those of similar length together; prompts are cut to fit."""
+    from align.data.compared import compared_rows, read_compared
+    from align.data.preference import collate_pairs
+
+    records = [record for _, record in read_compared([path])]
+    rows = compared_rows(tokenizer, records, margins="none", max_len=batch.length, overlong="cut").rows
+    rows.sort(key=lambda row: max(len(answer.tokens) for answer in row.answers))
+    size = batch.micro_rows
+    return [collate_pairs(rows[start : start + size], batch.length) for start in range(0, len(rows), size)]
 
 
 def predictors(mask: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ def update(
         # A process with fewer micro-batches runs its last again for nothing: with split weights every forward and
         # backward is a collective, and the others would wait for it.
         real = index < len(micros)
-        micro = _to_device(micros[min(index, len(micros) - 1)], engine.device)
+        micro = to_device(micros[min(index, len(micros) - 1)], engine.device)
         loss: Tensor | float = 0.0
         made = terms(engine, micro)
         for name, term in made.items():
@@ -157,7 +157,7 @@ def _where(name: str, held: Sequence[Mapping[str, Term]], places: Sequence[str] 
     return f": {total} of its values are not finite{which}" if total else ""
 
 
-def _to_device(micro: Any, device: torch.device) -> Any:
+def to_device(micro: Any, device: torch.device) -> Any:
     """A record with its tensors on ``device``; the record itself where they are already there."""
     import torch
 
@@ -166,10 +166,10 @@ def _to_device(micro: Any, device: torch.device) -> Any:
     if device.type == "cpu":
         return micro
     if dataclasses.is_dataclass(micro) and not isinstance(micro, type):
-        moved = {f.name: _to_device(getattr(micro, f.name), device) for f in dataclasses.fields(micro)}
+        moved = {f.name: to_device(getattr(micro, f.name), device) for f in dataclasses.fields(micro)}
         return dataclasses.replace(micro, **moved)
     if isinstance(micro, tuple | list):
-        return type(micro)(_to_device(part, device) for part in micro)
+        return type(micro)(to_device(part, device) for part in micro)
     if isinstance(micro, dict):
-        return {key: _to_device(part, device) for key, part in micro.items()}
+        return {key: to_device(part, device) for key, part in micro.items()}
     return micro

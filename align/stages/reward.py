@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,7 +13,7 @@ from align.data.batches import BatchConfig, check_length, pair_batches
 from align.engine.launch import LaunchConfig
 from align.engine.optim import OptimConfig
 from align.engine.zero import ZeroConfig
-from align.errors import DataError
+from align.errors import DataError, nearest
 from align.records import RATINGS, PairBatch
 
 if TYPE_CHECKING:
@@ -64,9 +63,15 @@ class Recipe:
     zero: ZeroConfig
     launch: LaunchConfig = LaunchConfig()
     save_every: int = 200
-    measure_every: Annotated[int, pydantic.Field(ge=0)] = 0  # updates from one look at the held-out sets to the next
+    measure_every: Annotated[int, pydantic.Field(ge=0)] = 0  # updates from one look at held-out sets to the next
+    measure_sets: list[str] = pydantic.Field(default_factory=list)  # which of them; all where empty
 
     def __post_init__(self) -> None:
+        for name in self.measure_sets:
+            if name not in self.held_out:
+                raise ValueError(
+                    f"measure_sets: found {name!r}, expected names in held_out{nearest(name, self.held_out)}"
+                )
         for name, path in self.held_out.items():
             if path in (*self.data.main, *self.data.other):
                 raise ValueError(f"held_out.{name}: {path} is trained on; expected a file of other prompts")
@@ -75,17 +80,18 @@ class Recipe:
 def run(recipe: Recipe, out: Path) -> None:
     """Train the reward model, measure it on the held-out sets, publish it at ``out``."""
     from align.artifacts import work_dir
+    from align.data.batches import held_out_batches
     from align.data.compared import compared_rows
     from align.data.tokenizer import Tokenizer
     from align.engine import dist
     from align.engine.export import export
     from align.engine.fit import fit
     from align.engine.metrics import read_metrics
+    from align.engine.watch import curve, look
     from align.engine.zero import wrap
     from align.engine.zero_state import copy_weights
     from align.model.config import read_config
     from align.model.heads import Scorer
-    from align.rollout.watch import curve, look
 
     dist.setup()
     start = Path(recipe.policy)
@@ -101,13 +107,16 @@ def run(recipe: Recipe, out: Path) -> None:
 
     batches = pair_batches(encoded.rows, recipe.batch, seed=recipe.seed, rank=dist.rank(), world=dist.world_size())
     engine = wrap(_begin(start, recipe.seed), recipe.optim, recipe.zero, batches.steps)
-    judge = cache(lambda: Scorer(read_config(start)))  # made when it is first asked
+    watched = {
+        name: held_out_batches(tokenizer, path, recipe.batch)
+        for name, path in recipe.held_out.items()
+        if recipe.measure_every and (not recipe.measure_sets or name in recipe.measure_sets)
+    }
 
     def watch(done: int) -> dict[str, float]:
-        if not recipe.measure_every or (done % recipe.measure_every and done != batches.steps):
+        if not watched or (done % recipe.measure_every and done != batches.steps):
             return {}
-        copy_weights(engine, judge())
-        seen = {name: look(judge(), rows.pairs) for name, (_, rows) in held.items()}
+        seen = {name: look(engine, micros) for name, micros in watched.items()}
         return {f"held_out/{name}/{what}": value for name, told in seen.items() for what, value in told.items()}
 
     metrics = fit(
@@ -115,10 +124,11 @@ def run(recipe: Recipe, out: Path) -> None:
         work=work_dir(out), label=out.name, save_every=recipe.save_every, measure=watch, places=places,
     )  # fmt: skip
 
-    copy_weights(engine, judge())
+    judge = Scorer(read_config(start))
+    copy_weights(engine, judge)
     for name, (_, rows) in held.items():
-        metrics[f"held_out/{name}"] = measure(judge(), rows.pairs)
-    if recipe.measure_every and dist.is_main():
+        metrics[f"held_out/{name}"] = measure(judge, rows.pairs)
+    if watched and dist.is_main():
         logged = read_metrics(work_dir(out) / "metrics.jsonl")
         metrics["held_out_curve"] = curve(logged, recipe.batch.rows / len(encoded.rows))
     export(

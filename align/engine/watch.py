@@ -2,38 +2,51 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from align.rollout.scorer import score_rows
+from align.engine import dist
+from align.records import PairBatch
 
 if TYPE_CHECKING:
-    from align.data.preference import PairRow
-    from align.model.heads import Scorer
+    from align.engine.zero import Engine
 
 PREFIX = "held_out/"
 
 
-def look(scorer: Scorer, pairs: Sequence[PairRow]) -> dict[str, float]:
-    """Accuracy and loss on held-out pairs.
+def look(engine: Engine, batches: Sequence[PairBatch]) -> dict[str, float]:
+    """Accuracy and loss on held-out pairs, of the weights as they are. Every process calls it with the same batches.
 
     Args:
-        scorer: a reward model.
-        pairs: at least one.
+        engine: a scorer's.
+        batches: at least one, which the processes share out.
 
     Returns:
         ``accuracy``: share of pairs whose chosen answer scores higher, an equal score counts half; ``loss``: mean of
         ``-log sigmoid(chosen - rejected)``, without margins, nats. A model that knows nothing has 0.5 and log 2.
     """
-    scores = score_rows(scorer, [row.tokens.tolist() for pair in pairs for row in (pair.chosen, pair.rejected)])
-    gaps = [chosen - rejected for chosen, rejected in zip(scores[::2], scores[1::2], strict=True)]
-    return {
-        "accuracy": fmean(0.5 if gap == 0 else float(gap > 0) for gap in gaps),
-        # log(1 + exp(-gap)), whichever sign it has
-        "loss": fmean(max(-gap, 0.0) + math.log1p(math.exp(-abs(gap))) for gap in gaps),
-    }
+    import torch
+
+    from align.engine.step import to_device
+    from align.losses import ranking_loss
+
+    sums = {"accuracy": 0.0, "loss": 0.0, "pairs": 0.0}
+    rank, world = dist.rank(), dist.world_size()
+    for start in range(0, len(batches), world):
+        # with split weights every forward is a collective: a process that has no batch left runs the last one again
+        micro = to_device(batches[min(start + rank, len(batches) - 1)], engine.device)
+        batch = micro.batch
+        with torch.no_grad():
+            scores = engine(batch.tokens, batch.positions, batch.segments, at=micro.ends, stems=batch.stems)
+            chosen, rejected = scores.chunk(2)
+            losses = ranking_loss(chosen, rejected, torch.zeros_like(micro.margin))
+        if start + rank < len(batches):
+            sums["accuracy"] += float((chosen > rejected).sum() + 0.5 * (chosen == rejected).sum())
+            sums["loss"] += float(losses.sum())
+            sums["pairs"] += len(losses)
+    total = dist.sum_numbers(sums)
+    return {name: total[name] / total["pairs"] for name in ("accuracy", "loss")}
 
 
 def curve(logged: Iterable[Mapping[str, Any]], epoch: float) -> list[dict[str, Any]]:
