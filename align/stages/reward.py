@@ -135,7 +135,8 @@ def run(recipe: Recipe, out: Path) -> None:
         engine, "scorer", read_config(start), tokenizer.path, out,
         stage="reward", recipe=to_plain(recipe), seed=recipe.seed,
         parents=[start], inputs=[Path(p) for p in (*recipe.data.main, *recipe.data.other, *recipe.held_out.values())],
-        metrics=metrics | {"rows": encoded.counts | {"shared_prompts": shared}},
+        metrics=metrics | {"rows": encoded.counts | {"shared_prompts": shared}}
+        | {"held_out_rows": {name: rows.counts for name, (_, rows) in held.items()}},
     )  # fmt: skip
 
 

@@ -180,6 +180,7 @@ def test_rankings_and_preferences_train_one_model(recipe: dict[str, Any], tmp_pa
     assert told["pairs"] == 12 * 3 + 3
     assert told["ties"] == 12
     assert manifest.metrics["held_out/ranked"]["all"]["n"] == 9
+    assert manifest.metrics["held_out_rows"]["ranked"].items() >= {"pairs": 9, "skipped": 0, "cut": 0}.items()
     assert manifest.metrics["held_out/pairs"]["all"]["n"] == 4
     rows = [json.loads(line) for line in (tmp_path / "rm" / "metrics.jsonl").read_text().splitlines()]
     looked = [row["step"] + 1 for row in rows if "held_out/ranked/loss" in row]
