@@ -1,20 +1,22 @@
 """Rows of public data sets -> examples: a prompt, its answer and, where there is one, the answer that lost.
 
-Anthropic's HH-RLHF text, TRL's dataset formats, UltraFeedback (scores), Dolly and self-instruct.
+Anthropic's HH-RLHF text, TRL's dataset formats, UltraFeedback (scores), FineGrainedRLHF (four answers compared two by
+two), Dolly and self-instruct.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any, Literal
 
 from align.data.template import check_messages
 from align.errors import DataError, TemplateError
-from align.records import Message, Messages, Rating, Role, Vote
+from align.records import Comparison, Message, Messages, Rating, Role, Vote
 
-Format = Literal["hh", "trl", "ultrafeedback", "dolly", "self_instruct", "pandalm"]
+Format = Literal["hh", "trl", "ultrafeedback", "finegrained", "dolly", "self_instruct", "pandalm"]
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 _HH_ROLES: Mapping[str, Role] = {"Human": "user", "Assistant": "assistant"}
 # ShareGPT's names beside the standard ones
@@ -40,6 +42,9 @@ class Example:
     rejected: Messages = ()
     gap: float | None = None  # score of chosen - score of rejected, where scored
     votes: tuple[Vote, ...] = ()  # of several annotators
+    answers: tuple[Messages, ...] = ()  # where more than two were compared, in place of chosen and rejected
+    comparisons: tuple[Comparison, ...] = ()  # of the answers
+    meta: Mapping[str, Any] = field(default_factory=dict)  # whatever else the row says
 
 
 def hh(row: Mapping[str, Any]) -> Iterator[Example]:
@@ -145,6 +150,33 @@ def ultrafeedback(row: Mapping[str, Any]) -> Iterator[Example]:
         yield Example(example.prompt, example.chosen, example.rejected, gap)
 
 
+def finegrained(row: Mapping[str, Any]) -> Iterator[Example]:
+    """FineGrainedRLHF's feedback (Wu et al. 2023, arXiv 2306.01693): four answers to a question and six labels.
+
+    ``preference`` tells of the pairs (1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (3, 4): 0 a tie, 1 the first and 2 the
+    second is better. The order is presumed: with it no row of the public file prefers in a circle. Ties need not
+    chain, so the labels are kept as they are; passages, gold answer and marked spans go to ``meta``.
+    """
+    question = _text(row, "question").strip()
+    answers = [_text(row, f"prediction {number}").strip() for number in range(1, 5)]
+    labels, pairs = row.get("preference"), list(combinations(range(4), 2))
+    if (
+        not isinstance(labels, list)
+        or len(labels) != len(pairs)
+        or not all(type(label) is int and 0 <= label <= 2 for label in labels)
+    ):
+        raise UnfitError("unknown labels", f"preference: found {labels!r}, expected six of 0 (tie), 1 and 2")
+    yield Example(
+        prompt=(Message("user", question),),
+        answers=tuple((Message("assistant", answer),) for answer in answers),
+        comparisons=tuple(
+            Comparison(pair=pair, chosen=pair[label - 1] if label else None)
+            for pair, label in zip(pairs, labels, strict=True)
+        ),
+        meta={key: row[key] for key in ("passages", "gold", "feedback") if key in row},
+    )
+
+
 def dolly(row: Mapping[str, Any]) -> Iterator[Example]:
     """``{"instruction", "context"?, "response"}``; a row marked ``maybe_truncated`` is unfit."""
     if row.get("maybe_truncated"):
@@ -184,6 +216,7 @@ PARSERS: Mapping[Format, Callable[[Mapping[str, Any]], Iterator[Example]]] = {
     "hh": hh,
     "trl": trl,
     "ultrafeedback": ultrafeedback,
+    "finegrained": finegrained,
     "dolly": dolly,
     "self_instruct": self_instruct,
     "pandalm": pandalm,
@@ -191,7 +224,7 @@ PARSERS: Mapping[Format, Callable[[Mapping[str, Any]], Iterator[Example]]] = {
 
 
 def fit_for_chat(example: Example, preference: bool) -> None:
-    """Refuse an example that the chat format cannot say, or two answers that are the same.
+    """Refuse an example that the chat format cannot say, or compared answers that are the same.
 
     Raises:
         UnfitError: with the reason.
@@ -199,6 +232,8 @@ def fit_for_chat(example: Example, preference: bool) -> None:
     _check(example.prompt, "user")
     if example.chosen:
         _check((*example.prompt, *example.chosen), "assistant")
+    for answer in example.answers:
+        _check((*example.prompt, *answer), "assistant")
     if preference:
         _check((*example.prompt, *example.rejected), "assistant")
         if example.chosen == example.rejected:

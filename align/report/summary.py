@@ -9,6 +9,7 @@ from typing import Any
 
 from align.artifacts import Manifest, read_manifest
 from align.records import RATINGS
+from align.report.epochs import over_epochs
 from align.report.sources import helpful_by_source
 from align.report.tables import table
 
@@ -33,6 +34,7 @@ def summary(run: Path) -> str:
     if rewards:
         parts.append(reward_models(rewards, ceilings(run, manifests)))
         parts += [table(*found) for found in [judged([run / name for name in rewards])] if found]
+        parts += [part for part in [over_epochs(rewards)] if part]
     return "\n\n".join(parts)
 
 

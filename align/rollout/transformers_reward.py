@@ -71,7 +71,7 @@ class TransformersRewardModel:
         return len(self._encode(messages, "dialogue")["input_ids"])
 
     def score(self, dialogs: Sequence[Dialogue], batch_tokens: int = 8192) -> list[float]:
-        """How good the last answer of each dialogue is; see :meth:`align.rollout.reward_model.LlamaRewardModel.score`."""
+        """How good the last answer of each dialogue is; see ``LlamaRewardModel.score``."""
         return self.read(dialogs, batch_tokens)[0]
 
     def read(self, dialogs: Sequence[Dialogue], batch_tokens: int = 8192) -> tuple[list[float], list[int]]:
