@@ -180,17 +180,6 @@ def _begin(folder: Path, seed: int) -> Scorer:
     return scorer_from_policy(load_policy(folder), seed)
 
 
-def _held_out(name: str, path: str, tokenizer: Tokenizer, length: int) -> tuple[list[Preference], PairRows]:
-    """A held-out set and its rows, read before anything is trained."""
-    from align.data.preference import pair_rows, read_pairs
-
-    preferences = read_pairs([path])
-    rows = pair_rows(tokenizer, preferences, margins="none", max_len=length, overlong="cut")
-    if not rows.pairs:
-        raise DataError(f"held_out.{name}: {path}: found no pairs of at most {length} tokens; expected at least one")
-    return preferences, rows
-
-
 def measure(scorer: Scorer, preferences: Sequence[Preference], rows: PairRows) -> dict[str, Any]:
     """The report of a reward model on a set of pairs (align/measures/reward.py); each answer is read once."""
     from align.measures.reward import reward_report
