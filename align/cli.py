@@ -166,11 +166,21 @@ def score(
     model: Annotated[Path, typer.Argument(metavar="RM", help="A reward model's folder.")],
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Dialogues or preferences.")],
     out: Annotated[Path | None, typer.Option(help="Write the rows with their scores here, JSONL.")] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="Write the report here, JSON, with its figures as data; of preferences.")
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(help="llama2, chat (the tokenizer's template) or pair: how the model reads a dialogue."),
+    ] = None,
+    overlong: Annotated[
+        str, typer.Option(help="error, cut (the prompt, at a turn) or skip: rows over the model's context.")
+    ] = "error",
 ) -> None:
-    """Score a file's answers by a reward model; of preferences, tell how often it agrees."""
+    """Score a file's answers by a reward model; of preferences, print the report of the model."""
     from align.commands.score import score_file
 
-    _say(score_file(model, data, out))
+    _say(score_file(model, data, out, json, layout, overlong))
 
 
 @app.command()

@@ -66,14 +66,17 @@ def load_pipeline(path: Path, overrides: Sequence[str] = ()) -> Pipeline:
 
     Args:
         path: the pipeline's YAML.
-        overrides: ``key=value``; ``stages.NAME.set.KEY=value`` reaches into a stage.
+        overrides: ``key=value``; ``stages.NAME.set.KEY=value`` reaches into a stage, ``stages.NAME=null`` leaves it
+            out.
 
     Raises:
         RecipeError: a mistake in the pipeline or in a stage's recipe, or ``@name`` of no earlier stage.
     """
     values = load(path)
     _spread(values)
+    known = list(values.get("stages") or {})
     values = resolve(values, overrides, {}, str(path))
+    _leave_out(values, known, str(path))
     if "pipeline" not in values and "stage" in values:
         raise RecipeError(f"{path}: this is the recipe of one stage: `align run {path}`")
     recipe = parse(Recipe, values, str(path))
@@ -181,6 +184,15 @@ def _spread(values: dict[str, Any]) -> None:
             for key, value in entry["set"].items():
                 lay(spread, str(key), value, f"stages.{name}.set")
             entry["set"] = spread
+
+
+def _leave_out(values: dict[str, Any], known: Sequence[str], where: str) -> None:
+    """Take out the stages that are null."""
+    stages = values.get("stages")
+    for name in [name for name, entry in stages.items() if entry is None] if isinstance(stages, dict) else ():
+        if name not in known:
+            raise RecipeError(f"{where}: stages.{name}: no stage of that name to leave out{nearest(name, known)}")
+        del values["stages"][name]
 
 
 def _refer(value: Any, out: Path, earlier: Sequence[str], later: Sequence[str], where: str) -> Any:

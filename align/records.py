@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Role = Literal["system", "user", "assistant"]
 Kind = Literal["helpful", "safety"]
 Rating = Literal["significantly", "better", "slightly", "negligibly"]
+Vote = Literal["chosen", "rejected", "tie"]
 RATINGS: tuple[Rating, ...] = ("significantly", "better", "slightly", "negligibly")
 
 
@@ -63,19 +64,40 @@ class Preference:
     rating: Rating = "negligibly"
     chosen_safe: bool | None = None
     rejected_safe: bool | None = None
+    votes: tuple[Vote, ...] = ()  # one an annotator, where several compared the two
     kind: Kind = "helpful"
     source: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What was said of two answers of a ranking."""
+
+    pair: tuple[int, int]  # two different indices into the answers
+    chosen: int | None  # the better one of the pair; None: a tie
+    rating: Rating = "negligibly"
+
+    @property
+    def rejected(self) -> int | None:
+        """The other one of the pair; None: a tie."""
+        return None if self.chosen is None else sum(self.pair) - self.chosen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
-    """K answers to one prompt with ranks, 1 = best; equal ranks are ties."""
+    """K answers to one prompt, ordered by ranks, or compared two by two where what was said is no order.
+
+    Either ``ranks`` or ``comparisons`` is empty. Comparisons may leave pairs out, tie a with b and b with c and
+    still tell a from c, and even go round in a circle: people do.
+    """
 
     prompt: Messages
     answers: tuple[Messages, ...]
-    ranks: tuple[int, ...]
+    ranks: tuple[int, ...] = ()  # of each answer, 1 = best; equal ranks are ties
+    comparisons: tuple[Comparison, ...] = ()  # each pair at most once
     kind: Kind = "helpful"
     source: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)  # opaque to the stages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,16 +131,20 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class PairBatch:
-    """P pairs: the ends of their chosen answers, then of their rejected ones, in packed rows.
+    """P pairs of answers to E prompts: the ends of the chosen answers, then of the rejected ones, in packed rows.
 
-    The tokens that both answers of a pair begin with, prompt and all, stand there once; each answer goes on from them.
+    The tokens that the answers to a prompt begin with, prompt and all, stand there once; each answer goes on from
+    them. An answer of several pairs stands there once too, and its end is named by each of them.
     """
 
     batch: Batch
-    ends: Tensor  # [2P] int64, flat index into [B * T] of each document's last token
+    ends: Tensor  # [2P] int64, flat index into [B * T] of each answer's last token
     margin: Tensor  # [P] float32, logits
     rating: Tensor  # [P] int64, index into RATINGS
     safe: Tensor  # [2P] int64, 1 safe, 0 unsafe, -1 not labelled
+    prompt: Tensor  # [P] int64, 0 … E - 1: the prompt of each pair
+    share: Tensor  # [P] float32, 1 / C(K, 2) of the pair's prompt
+    rows: Tensor  # [E] int64, where each prompt stands in the training data
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,13 +49,27 @@ def accuracy_by(gaps: Sequence[float], groups: Sequence[str], names: Sequence[st
     right: dict[str, list[float]] = defaultdict(list)
     for gap, group in zip(gaps, groups, strict=True):
         for name in (group, "all"):
-            right[name].append(0.5 if gap == 0 else float(gap > 0))
-    found: dict[str, dict[str, Any]] = {}
-    for name in (*names, "all"):
-        n, total = len(right[name]), sum(right[name])
-        low, high = wilson(total, n)
-        found[name] = {"accuracy": total / n if n else None, "low": low, "high": high, "n": n}
-    return found
+            right[name].append(preferred(gap))
+    return {name: proportion(right[name]) for name in (*names, "all")}
+
+
+def proportion(right: Sequence[float]) -> dict[str, Any]:
+    """A share of cases with its 95 % Wilson interval.
+
+    Args:
+        right: of each case, 1, 0, or 0.5 for a tie.
+
+    Returns:
+        accuracy (None without cases), low, high, n.
+    """
+    n, total = len(right), math.fsum(right)
+    low, high = wilson(total, n)
+    return {"accuracy": total / n if n else None, "low": low, "high": high, "n": n}
+
+
+def preferred(gap: float) -> float:
+    """1 where the gap is positive, 0 where it is negative, 0.5 for a tie."""
+    return 0.5 if gap == 0 else float(gap > 0)
 
 
 def mean_se(values: Sequence[float]) -> tuple[float, float]:
@@ -74,6 +88,14 @@ def mean_se(values: Sequence[float]) -> tuple[float, float]:
     if n == 1:
         return mean, math.nan
     return mean, math.sqrt(math.fsum((x - mean) ** 2 for x in values) / (n - 1) / n)
+
+
+def estimate(values: Sequence[float]) -> dict[str, Any]:
+    """A mean with its standard error, as reports hold it: value (None without values), se (None below 2), n."""
+    if not values:
+        return {"value": None, "se": None, "n": 0}
+    mean, se = mean_se(values)
+    return {"value": mean, "se": se if len(values) > 1 else None, "n": len(values)}
 
 
 def order_weights(n: int, k: int, rank: int) -> tuple[float, ...]:

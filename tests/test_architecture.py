@@ -19,7 +19,7 @@ PACKAGE = REPO / "align"
 # and 6 are drawn finer where one part stands on another: every `@config` class needs config, the model's too.
 LAYERS = (
     ("errors", "records", "files", "stats", "usage", "progress"),
-    ("values", "lock", "provenance"),
+    ("values", "lock", "provenance", "measures"),
     ("config",),
     ("losses",),  # the model's head ends in one
     ("artifacts", "model"),
@@ -37,7 +37,7 @@ ONLY: dict[str, set[str]] = {
     "deepspeed": {"engine/zero.py", "engine/zero_state.py"},
     "torch.distributed": {"engine/dist.py"},
     "ray": {"rollout/actors.py", "engine/launch.py"},
-    "transformers": set(),
+    "transformers": {"rollout/transformers_reward.py"},
     "peft": {"model/lora.py"},
     "sentencepiece": {"data/tokenizer.py"},
     "vllm": {"rollout/vllm.py"},

@@ -112,6 +112,15 @@ def test_mistakes_are_found_before_anything_runs(tmp_path: Path, stages: str, me
     assert not (tmp_path / "run").exists()
 
 
+def test_a_stage_is_left_out_by_null(tmp_path: Path) -> None:
+    path = write_pipeline(tmp_path)
+    assert ran(path, "stages.last=null") == ["one", "two", "both"]
+    with pytest.raises(RecipeError, match=r"stages\.lst: no stage of that name to leave out \(did you mean 'last'\?\)"):
+        load_pipeline(path, ["stages.lst=null"])
+    with pytest.raises(RecipeError, match=r"'@two.*': no earlier stage of that name"):
+        load_pipeline(path, ["stages.two=null"])
+
+
 def test_a_stage_is_no_pipeline_and_the_other_way_round(tmp_path: Path) -> None:
     path = write_pipeline(tmp_path)
     with pytest.raises(RecipeError, match="recipe of one stage: `align run"):

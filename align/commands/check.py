@@ -15,7 +15,7 @@ from align.runner import Task, load_task
 from align.values import leaves, load
 
 # "rounds" are folders of rejection; "foreign" is a file in someone else's format, which only the stage itself can read
-Kind = Literal["model", "text", "dialogs", "preferences", "prompts", "constraints", "rollouts", "rounds", "foreign"]
+Kind = Literal["model", "text", "dialogs", "compared", "prompts", "constraints", "rollouts", "rounds", "foreign"]
 
 # what a stage's recipe names, by dotted key; `*` stands for any item
 USES: dict[str, dict[str, Kind]] = {
@@ -26,9 +26,9 @@ USES: dict[str, dict[str, Kind]] = {
     "sft": {"policy": "model", "data.*.path": "dialogs"},
     "reward": {
         "policy": "model",
-        "data.main.*": "preferences",
-        "data.other.*": "preferences",
-        "held_out.*": "preferences",
+        "data.main.*": "compared",
+        "data.other.*": "compared",
+        "held_out.*": "compared",
     },
     "rejection": {
         "policies.*": "model",
@@ -114,12 +114,12 @@ def _within(path: Path, folder: Path) -> bool:
 
 def _data(path: str, kind: Kind, skip_bad: bool) -> str:
     """Read and validate every row."""
-    from align.data import schema, text
+    from align.data import compared, schema, text
 
     readers: dict[Kind, Callable[[Any, schema.Skipped | None], Iterator[Any]]] = {
         "text": lambda p, _: text.read_text([p]),
         "dialogs": schema.read_dialogs,
-        "preferences": schema.read_preferences,
+        "compared": compared.read_records,
         "prompts": schema.read_prompts,
         "constraints": schema.read_constraints,
         "rollouts": schema.read_rollouts,

@@ -20,7 +20,7 @@ def show_rows(source: Path, tokenizer: Path | None, train: Train, rows: int, col
     """Print the first rows of a data file, or of each data file of an SFT recipe.
 
     Args:
-        source: a data file of dialogues, preferences or prompts; or an SFT recipe.
+        source: a data file of dialogues, preferences, rankings or prompts; or an SFT recipe.
         tokenizer: the model file or the folder it lies in; a recipe's own policy by default.
         train: which answers count, where the recipe does not say.
         rows: of each file.
@@ -60,7 +60,7 @@ def _of_recipe(source: Path, tokenizer: Path | None) -> tuple[list[tuple[str, Tr
 
 def _rows(path: str, tokenizer: Tokenizer, train: Train) -> Iterator[tuple[str, Row]]:
     from align.data.files import read_rows
-    from align.data.schema import read_dialogs, read_preferences, read_prompts
+    from align.data.schema import read_dialogs, read_preferences, read_prompts, read_rankings
 
     _, first = next(read_rows(path), (None, {}))
     keys = set(first) if isinstance(first, dict) else set()
@@ -70,6 +70,11 @@ def _rows(path: str, tokenizer: Tokenizer, train: Train) -> Iterator[tuple[str, 
             at = f"{path}:{next(number)}"
             yield f"{at} chosen", _dialog(tokenizer, pair.prompt + pair.chosen, train, at)
             yield f"{at} rejected", _dialog(tokenizer, pair.prompt + pair.rejected, train, at)
+    elif "answers" in keys:
+        for ranking in read_rankings(path):
+            at = f"{path}:{next(number)}"
+            for index, answer in enumerate(ranking.answers):
+                yield f"{at} answers.{index}", _dialog(tokenizer, ranking.prompt + answer, train, at)
     elif "prompt" in keys:
         for prompt in read_prompts(path):
             at = f"{path}:{next(number)}"

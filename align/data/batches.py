@@ -20,7 +20,9 @@ from align.records import Batch, PairBatch, Row
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from align.data.compared import ComparedRow
     from align.data.preference import PairRow
+    from align.data.tokenizer import Tokenizer
 
 M = TypeVar("M")
 T = TypeVar("T")
@@ -30,7 +32,7 @@ T = TypeVar("T")
 class BatchConfig:
     """How many rows make an update, and how they are cut into forward passes."""
 
-    rows: Annotated[int, pydantic.Field(ge=1)]  # an update, over all ranks: packed rows, or pairs
+    rows: Annotated[int, pydantic.Field(ge=1)]  # an update, over all ranks: packed rows, or prompts with their pairs
     micro_rows: Annotated[int, pydantic.Field(ge=1)]  # a forward pass on one rank
     length: Annotated[int, pydantic.Field(ge=8)]  # tokens a row at most
     epochs: Annotated[float, pydantic.Field(gt=0)] = 1.0
@@ -108,14 +110,18 @@ def _parts(packs: Sequence[T], most: int) -> list[Sequence[T]]:
 
 
 def pair_batches(
-    pairs: Sequence[PairRow], batch: BatchConfig, *, seed: int, rank: int, world: int
+    pairs: Sequence[PairRow | ComparedRow], batch: BatchConfig, *, seed: int, rank: int, world: int
 ) -> Batches[PairBatch]:
-    """Pairs of answers; within an update the pairs of similar length share a forward pass."""
+    """Pairs of answers, all those of a prompt in one element; within an update those of similar length share a
+    forward pass.
+    """
+    from align.data.compared import ComparedRow
     from align.data.preference import collate_pairs
 
     if not pairs:
         raise DataError("no preference pairs to train on")
-    lengths = [max(len(pair.chosen.tokens), len(pair.rejected.tokens)) for pair in pairs]
+    answers = [pair.answers if isinstance(pair, ComparedRow) else (pair.chosen, pair.rejected) for pair in pairs]
+    lengths = [max(len(row.tokens) for row in rows) for rows in answers]
 
     def of(step: int) -> list[PairBatch]:
         mine = sorted(_window(len(pairs), step, batch, seed), key=lambda i: lengths[i])[rank::world]
@@ -124,6 +130,18 @@ def pair_batches(
         return [collate_pairs(part, batch.length) for part in parts]
 
     return Batches(steps=_steps(len(pairs), batch), of=of)
+
+
+def held_out_batches(tokenizer: Tokenizer, path: str, batch: BatchConfig) -> list[PairBatch]:
+    """A file of preferences or rankings as micro-batches, those of similar length together; prompts are cut to fit."""
+    from align.data.compared import compared_rows, read_compared
+    from align.data.preference import collate_pairs
+
+    records = [record for _, record in read_compared([path])]
+    rows = compared_rows(tokenizer, records, margins="none", max_len=batch.length, overlong="cut").rows
+    rows.sort(key=lambda row: max(len(answer.tokens) for answer in row.answers))
+    size = batch.micro_rows
+    return [collate_pairs(rows[start : start + size], batch.length) for start in range(0, len(rows), size)]
 
 
 def predictors(mask: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,12 +19,13 @@ from align.data.formats import PARSERS, Example, Format, UnfitError, fit_for_cha
 from align.data.preference import held_out
 from align.data.schema import messages_json, to_json
 from align.errors import DataError
-from align.records import Dialog, Kind, Preference, Prompt, Rating
+from align.records import RATINGS, Dialog, Kind, Preference, Prompt, Ranking, Rating
 
-Target: TypeAlias = Literal["dialogues", "preferences", "prompts"]
+Target: TypeAlias = Literal["dialogues", "preferences", "rankings", "prompts"]
 Share: TypeAlias = Annotated[float, pydantic.Field(ge=0, lt=1)]
 FileName: TypeAlias = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 DEMONSTRATIONS: tuple[Format, ...] = ("dolly", "self_instruct", "instructions")
+RANKED: tuple[Format, ...] = ("finegrained",)
 
 
 @config
@@ -41,10 +43,25 @@ class Job:
     ratings: dict[Rating, float] = pydantic.Field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.to == "preferences" and self.format in DEMONSTRATIONS:
+        if self.to in ("preferences", "rankings") and self.format in DEMONSTRATIONS:
             raise ValueError(f"{self.format} has one answer a prompt; expected to: dialogues or prompts")
-        if self.format == "ultrafeedback" and self.to == "preferences" and not self.ratings:
+        if self.to not in ("rankings", "prompts") and self.format in RANKED:
+            raise ValueError(f"{self.format} has several answers a prompt; expected to: rankings or prompts")
+        if self.to == "rankings" and self.format not in RANKED:
+            raise ValueError(f"{self.format} has no rankings; expected to: preferences, dialogues or prompts")
+        self._check_ratings()
+
+    def _check_ratings(self) -> None:
+        scored = self.format == "ultrafeedback" and self.to == "preferences"
+        if scored and not self.ratings:
             raise ValueError("ultrafeedback needs ratings, e.g. {significantly: 3, better: 2, slightly: 1}")
+        if self.ratings and not scored:
+            raise ValueError(f"ratings: {self.format} to {self.to} has no scores that they could rate")
+        least = [self.ratings[rating] for rating in RATINGS if rating in self.ratings]
+        if not all(map(math.isfinite, least)) or sorted(set(least), reverse=True) != least:
+            raise ValueError(
+                f"ratings: found {self.ratings}, expected finite gaps, a stronger rating from a larger one"
+            )
 
 
 @config
@@ -139,7 +156,7 @@ def run(recipe: Recipe, out: Path) -> None:
     rows that could not be converted. The counts are the manifest's metrics.
 
     Raises:
-        DataError: no such file, or a file of which nothing can be used.
+        DataError: no such file, a file of which nothing can be used, or a split with an empty side.
     """
     from align.artifacts import building, publish, write_jsonl
 
@@ -149,6 +166,11 @@ def run(recipe: Recipe, out: Path) -> None:
     for name, converted in made.items():
         if not converted.train and not converted.test:
             raise DataError(f"{name}: nothing could be converted: {json.dumps(converted.counts()['reasons'])}")
+        if recipe.held_out and not (converted.train and converted.test):
+            raise DataError(
+                f"{name}: held_out {recipe.held_out:g} leaves {len(converted.train)} rows to train on and "
+                f"{len(converted.test)} held out, expected some of both: give more rows, another share or seed"
+            )
     with building(out) as folder:
         for name, converted in made.items():
             write_jsonl(folder / f"{name}.jsonl", converted.train)
@@ -194,12 +216,24 @@ def _record(job: Job, example: Example) -> dict[str, Any]:
         text = json.dumps(messages_json(example.prompt), ensure_ascii=False)
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         return to_json(Prompt(id=digest, messages=example.prompt, kind=job.kind, source=source))
+    if job.to == "rankings":
+        return to_json(
+            Ranking(
+                prompt=example.prompt,
+                answers=example.answers,
+                comparisons=example.comparisons,
+                kind=job.kind,
+                source=source,
+                meta=example.meta,
+            )
+        )
     return to_json(
         Preference(
             prompt=example.prompt,
             chosen=example.chosen,
             rejected=example.rejected,
             rating=rate(example.gap, job.ratings),
+            votes=example.votes,
             kind=job.kind,
             source=source,
         )

@@ -59,6 +59,10 @@ def _line(error: ValidationError) -> str:
             "chosen_safe: found false with rejected_safe true, expected no unsafe answer above a safe one "
             "(paper section 3.2.1 excludes such pairs)"
         )
+    if kind == "oneOf":  # in our schemas: one of several columns
+        names = [name for option in rule for name in option["required"]]
+        there = " and ".join(name for name in names if name in found) or f"neither {' nor '.join(names)}"
+        return f"{prefix}found {there}, expected one of {' and '.join(names)}"
     if kind in ("enum", "const"):
         options = [rule] if kind == "const" else rule
         close = nearest(found, [str(o) for o in options]) if isinstance(found, str) else ""

@@ -11,7 +11,7 @@ from typing import Any
 
 from align.errors import DataError, nearest
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,9 @@ def read_rows(path: str | Path) -> Iterator[tuple[Place, dict[str, Any] | Any | 
     """Rows in order, each with its place; in place of a line that is not JSON, the error that says so.
 
     Args:
-        path: a ``.jsonl``, ``.jsonl.gz`` or ``.parquet`` file, or ``hf:owner/name[:split]``. Blank lines of
-            JSONL are passed over; nulls of a table's columns are taken as left out.
+        path: a ``.jsonl``, ``.jsonl.gz`` or ``.parquet`` file, ``.json`` or ``.json.gz`` with one array of rows, or
+            ``hf:owner/name[:split]``. Blank lines of JSONL are passed over; nulls of a table's columns are taken as
+            left out.
 
     Raises:
         DataError: no such file or set, an unknown suffix, a broken file.
@@ -48,8 +49,24 @@ def read_rows(path: str | Path) -> Iterator[tuple[Place, dict[str, Any] | Any | 
         raise DataError(f"{name}: no such file{nearest(path.name, beside)}")
     if path.suffix == ".parquet":
         yield from _table(name, "parquet", {"data_files": name, "split": "train"})
+    elif name.endswith((".json", ".json.gz")):
+        yield from _array(path)
     else:
         yield from _lines(path)
+
+
+def _array(path: Path) -> Iterator[tuple[Place, Any]]:
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        try:
+            rows = json.load(file)
+        except (gzip.BadGzipFile, EOFError) as error:
+            raise DataError(f"{path}: broken gzip file ({error})") from error
+        except ValueError as error:
+            raise DataError(f"{path}: not JSON: found {error}; expected one array of objects") from error
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: found {type(rows).__name__}, expected one array of objects (one a line: .jsonl)")
+    for number, row in enumerate(rows, 1):
+        yield Place(str(path), number), row
 
 
 def _lines(path: Path) -> Iterator[tuple[Place, Any]]:

@@ -1,21 +1,23 @@
 """Rows of public data sets -> examples: a prompt, its answer and, where there is one, the answer that lost.
 
-Anthropic's HH-RLHF text, TRL's dataset formats, UltraFeedback (scores), Dolly, self-instruct, and instructions as
-Flan's and Alpaca's collections write them (LLaMA-I was tuned on such).
+Anthropic's HH-RLHF text, TRL's dataset formats, UltraFeedback (scores), FineGrainedRLHF (four answers compared two by
+two), PandaLM (votes), Dolly, self-instruct, and instructions as Flan's and Alpaca's collections write them (LLaMA-I was
+tuned on such).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any, Literal
 
 from align.data.template import check_messages
 from align.errors import DataError, TemplateError
-from align.records import Message, Messages, Rating, Role
+from align.records import Comparison, Message, Messages, Rating, Role, Vote
 
-Format = Literal["hh", "trl", "ultrafeedback", "dolly", "self_instruct", "instructions"]
+Format = Literal["hh", "trl", "ultrafeedback", "finegrained", "dolly", "self_instruct", "instructions", "pandalm"]
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 _HH_ROLES: Mapping[str, Role] = {"Human": "user", "Assistant": "assistant"}
 # ShareGPT's names beside the standard ones
@@ -40,6 +42,10 @@ class Example:
     chosen: Messages = ()  # empty where there is a prompt only
     rejected: Messages = ()
     gap: float | None = None  # score of chosen - score of rejected, where scored
+    votes: tuple[Vote, ...] = ()  # of several annotators
+    answers: tuple[Messages, ...] = ()  # where more than two were compared, in place of chosen and rejected
+    comparisons: tuple[Comparison, ...] = ()  # of the answers
+    meta: Mapping[str, Any] = field(default_factory=dict)  # whatever else the row says
 
 
 def hh(row: Mapping[str, Any]) -> Iterator[Example]:
@@ -145,6 +151,33 @@ def ultrafeedback(row: Mapping[str, Any]) -> Iterator[Example]:
         yield Example(example.prompt, example.chosen, example.rejected, gap)
 
 
+def finegrained(row: Mapping[str, Any]) -> Iterator[Example]:
+    """FineGrainedRLHF's feedback (Wu et al. 2023, arXiv 2306.01693): four answers to a question and six labels.
+
+    ``preference`` tells of the pairs (1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (3, 4): 0 a tie, 1 the first and 2 the
+    second is better. The order is presumed: with it no row of the public file prefers in a circle. Ties need not
+    chain, so the labels are kept as they are; passages, gold answer and marked spans go to ``meta``.
+    """
+    question = _text(row, "question").strip()
+    answers = [_text(row, f"prediction {number}").strip() for number in range(1, 5)]
+    labels, pairs = row.get("preference"), list(combinations(range(4), 2))
+    if (
+        not isinstance(labels, list)
+        or len(labels) != len(pairs)
+        or not all(type(label) is int and 0 <= label <= 2 for label in labels)
+    ):
+        raise UnfitError("unknown labels", f"preference: found {labels!r}, expected six of 0 (tie), 1 and 2")
+    yield Example(
+        prompt=(Message("user", question),),
+        answers=tuple((Message("assistant", answer),) for answer in answers),
+        comparisons=tuple(
+            Comparison(pair=pair, chosen=pair[label - 1] if label else None)
+            for pair, label in zip(pairs, labels, strict=True)
+        ),
+        meta={key: row[key] for key in ("passages", "gold", "feedback") if key in row},
+    )
+
+
 def dolly(row: Mapping[str, Any]) -> Iterator[Example]:
     """``{"instruction", "context"?, "response"}``; a row marked ``maybe_truncated`` is unfit."""
     if row.get("maybe_truncated"):
@@ -171,18 +204,37 @@ def instructions(row: Mapping[str, Any]) -> Iterator[Example]:
         yield _instructed(row, _text(row, "instruction"), row.get("input"), _text(row, "output"))
 
 
+def pandalm(row: Mapping[str, Any]) -> Iterator[Example]:
+    """PandaLM's test set (arXiv 2306.05087): two responses, and of each ``annotatorN`` 0 for a tie, 1 or 2 the better.
+
+    Chosen is the response with more votes. A row where neither has is unfit: those left are the clearer ones.
+    """
+    labels = [label for name, label in sorted(row.items()) if name.startswith("annotator")]
+    if not labels or any(label not in (0, 1, 2) for label in labels):
+        raise UnfitError("unknown labels", f"annotators: found {labels!r}, expected 0 (tie), 1 or 2 of each")
+    best = 1 if labels.count(1) > labels.count(2) else 2
+    if labels.count(1) == labels.count(2):
+        raise UnfitError("no preference", f"neither response has more votes: {labels}")
+    said: dict[int, Vote] = {0: "tie", best: "chosen", 3 - best: "rejected"}
+    won = _instructed(row, _text(row, "instruction"), row.get("input"), _text(row, f"response{best}"))
+    lost = Message("assistant", _text(row, f"response{3 - best}").strip())
+    yield Example(won.prompt, won.chosen, (lost,), votes=tuple(said[label] for label in labels))
+
+
 PARSERS: Mapping[Format, Callable[[Mapping[str, Any]], Iterator[Example]]] = {
     "hh": hh,
     "trl": trl,
     "ultrafeedback": ultrafeedback,
+    "finegrained": finegrained,
     "dolly": dolly,
     "self_instruct": self_instruct,
     "instructions": instructions,
+    "pandalm": pandalm,
 }
 
 
 def fit_for_chat(example: Example, preference: bool) -> None:
-    """Refuse an example that the chat format cannot say, or two answers that are the same.
+    """Refuse an example that the chat format cannot say, or compared answers that are the same.
 
     Raises:
         UnfitError: with the reason.
@@ -190,6 +242,8 @@ def fit_for_chat(example: Example, preference: bool) -> None:
     _check(example.prompt, "user")
     if example.chosen:
         _check((*example.prompt, *example.chosen), "assistant")
+    for answer in example.answers:
+        _check((*example.prompt, *answer), "assistant")
     if preference:
         _check((*example.prompt, *example.rejected), "assistant")
         if example.chosen == example.rejected:

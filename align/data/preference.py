@@ -6,25 +6,31 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from align.data.fit import Overlong, fit
+from align.data.compared import MARGINS, ComparedRow, Margins, compared_rows, plain_pairs, read_compared
+from align.data.fit import Overlong
 from align.data.stream import permutation
-from align.data.template import assemble, check_messages, encode_texts, turns
 from align.errors import DataError
-from align.records import RATINGS, Messages, PairBatch, Preference, Rating, Row
+from align.records import Messages, PairBatch, Preference, Ranking, Row
 
 if TYPE_CHECKING:
     from align.data.tokenizer import Tokenizer
 
+__all__ = [
+    "MARGINS",
+    "Margins",
+    "PairRow",
+    "PairRows",
+    "collate_pairs",
+    "held_out",
+    "leave_out",
+    "mix",
+    "pair_rows",
+    "read_pairs",
+]
+
 T = TypeVar("T")
-Margins = Literal["none", "small", "large"]
-# paper table 27, logits
-MARGINS: dict[Margins, dict[Rating, float]] = {
-    "none": {"significantly": 0.0, "better": 0.0, "slightly": 0.0, "negligibly": 0.0},
-    "small": {"significantly": 1.0, "better": 2 / 3, "slightly": 1 / 3, "negligibly": 0.0},
-    "large": {"significantly": 3.0, "better": 2.0, "slightly": 1.0, "negligibly": 0.0},
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,11 @@ class PairRow:
     rating: int  # index into RATINGS
     safe: tuple[int, int]  # (chosen, rejected): 1 safe, 0 unsafe, -1 not labelled
 
+    def compared(self, row: int = 0) -> ComparedRow:
+        """The same as a ranking of two."""
+        answers = (self.chosen, self.rejected)
+        return ComparedRow(answers, ((0, 1),), (self.margin,), (self.rating,), self.safe, row=row)
+
 
 @dataclass(frozen=True, slots=True)
 class PairRows:
@@ -44,6 +55,7 @@ class PairRows:
 
     pairs: list[PairRow]
     counts: dict[str, int]  # preferences, pairs, cut, skipped, tokens
+    kept: list[int]  # which preference each pair is of
 
 
 def pair_rows(
@@ -54,84 +66,43 @@ def pair_rows(
     max_len: int,
     overlong: Overlong = "error",
 ) -> PairRows:
-    """Encode preferences; each different turn is encoded once, so pairs share their prompt's.
-
-    Args:
-        tokenizer: of the model.
-        preferences: pairs of answers to one prompt.
-        margins: table of margins by rating.
-        max_len: tokens of the longer of prompt + answer.
-        overlong: a longer pair is an ``error``, has its prompt ``cut`` at a turn from the left (the same for
-            both answers, system message kept), or is ``skip``-ped.
-
-    Raises:
-        TemplateError: a dialogue that the format refuses.
-        DataError: a pair that is too long, where that is an error.
-    """
-    for index, p in enumerate(preferences):
-        check_messages(p.prompt, f"{_where(index, p)}: prompt", ends="user")
-        check_messages((*p.prompt, *p.chosen), f"{_where(index, p)}: prompt + chosen")
-        check_messages((*p.prompt, *p.rejected), f"{_where(index, p)}: prompt + rejected")
-    encoded = encode_texts(tokenizer, ((*p.prompt, *answer) for p in preferences for answer in (p.chosen, p.rejected)))
-    found: list[PairRow] = []
-    cut = skipped = 0
-
-    def size(messages: Messages) -> int:
-        texts = [text for turn in turns(messages) for text in turn if text is not None]
-        encoded.update(tokenizer.encode_many(text for text in texts if text not in encoded))
-        return sum(len(encoded[text]) + 1 for text in texts)
-
-    for index, p in enumerate(preferences):
-
-        def longer(prompt: Messages, p: Preference = p) -> int:
-            return max(size((*prompt, *p.chosen)), size((*prompt, *p.rejected)))
-
-        prompt = fit(p.prompt, longer, max_len, overlong, _where(index, p))
-        if prompt is None:
-            skipped += 1
-            continue
-        cut += prompt is not p.prompt
-        found.append(
-            PairRow(
-                chosen=assemble(tokenizer, (*prompt, *p.chosen), encoded, "last"),
-                rejected=assemble(tokenizer, (*prompt, *p.rejected), encoded, "last"),
-                margin=MARGINS[margins][p.rating],
-                rating=RATINGS.index(p.rating),
-                safe=(_label(p.chosen_safe), _label(p.rejected_safe)),
-            )
-        )
-    counts = {
-        "preferences": len(preferences),
-        "pairs": len(found),
-        "cut": cut,
-        "skipped": skipped,
-        "tokens": sum(len(pair.chosen.tokens) + len(pair.rejected.tokens) for pair in found),
-    }
-    return PairRows(found, counts)
+    """Encode preferences, a pair each; see :func:`align.data.compared.compared_rows` for arguments and errors."""
+    made = compared_rows(tokenizer, preferences, margins=margins, max_len=max_len, overlong=overlong)
+    pairs = [
+        PairRow(row.answers[0], row.answers[1], row.margins[0], row.ratings[0], (row.safe[0], row.safe[1]))
+        for row in made.rows
+    ]
+    counts = {name: made.counts[name] for name in ("preferences", "pairs", "cut", "skipped", "tokens")}
+    return PairRows(pairs, counts, [row.row for row in made.rows])
 
 
-def collate_pairs(rows: Sequence[PairRow], length: int) -> PairBatch:
-    """Pairs as one batch of packed rows of at most ``length`` tokens (align/data/trees.py)."""
-    from align.data.trees import pairs
+def collate_pairs(rows: Sequence[PairRow | ComparedRow], length: int) -> PairBatch:
+    """Pairs, and rankings with all theirs, as one batch of packed rows of at most ``length`` tokens."""
+    from align.data.trees import collate
 
-    return pairs(
-        [(row.chosen, row.rejected) for row in rows],
-        [row.margin for row in rows],
-        [row.rating for row in rows],
-        [row.safe for row in rows],
-        length,
-    )
+    return collate([row.compared(i) if isinstance(row, PairRow) else row for i, row in enumerate(rows)], length)
 
 
 def read_pairs(paths: Iterable[str | Path]) -> list[Preference]:
-    """The preferences of several files, in order.
+    """The preferences of several files, in order; of a file of rankings, each pair that was told apart.
 
     Raises:
-        DataError: see :func:`align.data.schema.read_preferences`.
+        DataError: see :func:`align.data.compared.read_compared`.
     """
-    from align.data.schema import read_preferences
+    found = (record for _, record in read_compared(paths))
+    return [pair for one in found for pair in (plain_pairs(one) if isinstance(one, Ranking) else [one])]
 
-    return [preference for path in paths for preference in read_preferences(path)]
+
+def leave_out(
+    records: Sequence[tuple[str, Preference | Ranking]], held: Iterable[Preference | Ranking]
+) -> list[tuple[str, Preference | Ranking]]:
+    """What may be trained on: the records whose prompt, without case and spacing, is none of the held-out ones'."""
+    prompts = {_prompt(one) for one in held}
+    return [(place, one) for place, one in records if _prompt(one) not in prompts]
+
+
+def _prompt(one: Preference | Ranking) -> tuple[tuple[str, str], ...]:
+    return tuple((message.role, " ".join(message.content.casefold().split())) for message in one.prompt)
 
 
 def mix(main: Sequence[T], other: Sequence[T], main_share: float, seed: int) -> list[T]:
@@ -178,11 +149,3 @@ def held_out(messages: Messages, share: float, salt: str = "") -> bool:
     text = salt + "\0" + " ".join(opening.casefold().split())
     word = int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
     return word < share * 2**64
-
-
-def _label(safe: bool | None) -> int:
-    return -1 if safe is None else int(safe)
-
-
-def _where(index: int, preference: Preference) -> str:
-    return f"preference {index}" + (f" ({preference.source})" if preference.source else "")

@@ -17,7 +17,7 @@ from align.data.files import Place, read_rows
 from align.data.plain import PLAIN
 from align.data.template import check_messages
 from align.errors import DataError
-from align.records import Constraint, Dialog, Message, Messages, Preference, Prompt, Ranking
+from align.records import Comparison, Constraint, Dialog, Message, Messages, Preference, Prompt, Ranking
 
 R = TypeVar("R")
 Record = Dialog | Preference | Ranking | Prompt | Constraint
@@ -55,7 +55,7 @@ def read_preferences(path: str | Path, skip_bad: Skipped | None = None) -> Itera
 
 
 def read_rankings(path: str | Path, skip_bad: Skipped | None = None) -> Iterator[Ranking]:
-    """K answers to one prompt, ranked."""
+    """K answers to one prompt, ranked or compared two by two."""
     return _read(path, "ranking", _ranking, skip_bad)
 
 
@@ -94,8 +94,10 @@ def to_json(record: Record) -> dict[str, Any]:
             row[item.name] = messages_json(value)
         elif item.name == "messages":
             row["prompt" if isinstance(record, Prompt) else "messages"] = messages_json(value)
-        elif item.name == "ranks":
-            row["ranks"] = list(value)
+        elif item.name == "comparisons":
+            row |= {"comparisons": [_comparison_json(one) for one in value]} if value else {}
+        elif item.name in ("ranks", "votes"):
+            row |= {item.name: list(value)} if value else {}
         elif not (value is None or (item.name in ("source", "meta") and not value)):
             row[item.name] = dict(value) if item.name == "meta" else value
     return row
@@ -172,23 +174,50 @@ def _preference(row: dict[str, Any], where: str) -> Preference:
         rating=row.get("rating", "negligibly"),
         chosen_safe=row.get("chosen_safe"),
         rejected_safe=row.get("rejected_safe"),
+        votes=tuple(row.get("votes", ())),
         kind=row.get("kind", "helpful"),
         source=row.get("source", ""),
     )
 
 
+def _comparison_json(comparison: Comparison) -> dict[str, Any]:
+    return {"pair": list(comparison.pair), "chosen": comparison.chosen, "rating": comparison.rating}
+
+
 def _ranking(row: dict[str, Any], where: str) -> Ranking:
     prompt = _checked(row["prompt"], f"{where}: prompt", "user")
-    answers, ranks = row["answers"], row["ranks"]
-    if len(answers) != len(ranks):
+    answers, ranks = row["answers"], row.get("ranks", [])
+    if ranks and len(answers) != len(ranks):
         raise DataError(f"{where}: ranks: found {len(ranks)}, expected {len(answers)}, one for each answer")
     return Ranking(
         prompt=prompt,
         answers=tuple(_answer(prompt, a, f"{where}: prompt + answers.{i}") for i, a in enumerate(answers)),
         ranks=tuple(int(rank) for rank in ranks),
+        comparisons=_comparisons(row.get("comparisons", []), len(answers), where),
         kind=row.get("kind", "helpful"),
         source=row.get("source", ""),
+        meta=row.get("meta", {}),
     )
+
+
+def _comparisons(values: list[dict[str, Any]], answers: int, where: str) -> tuple[Comparison, ...]:
+    made: list[Comparison] = []
+    seen: set[frozenset[int]] = set()
+    for number, value in enumerate(values):
+        place = f"{where}: comparisons.{number}"
+        first, second = (int(index) for index in value["pair"])
+        if first == second or max(first, second) >= answers:
+            raise DataError(
+                f"{place}.pair: found {value['pair']}, expected two different answers of 0 to {answers - 1}"
+            )
+        if value["chosen"] not in (first, second, None):
+            raise DataError(f"{place}.chosen: found {value['chosen']}, expected {first}, {second} or null (a tie)")
+        if frozenset((first, second)) in seen:
+            raise DataError(f"{place}.pair: found {value['pair']} a second time, expected each pair at most once")
+        seen.add(frozenset((first, second)))
+        chosen = None if value["chosen"] is None else int(value["chosen"])
+        made.append(Comparison(pair=(first, second), chosen=chosen, rating=value.get("rating", "negligibly")))
+    return tuple(made)
 
 
 def _prompt(row: dict[str, Any], where: str) -> Prompt:

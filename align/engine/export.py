@@ -62,7 +62,7 @@ def export(
     with building(out) as folder:
         (save_policy if head == "policy" else save_scorer)(tensors, config, folder)
         shutil.copyfile(tokenizer, folder / "tokenizer.model")
-        for name in ("metrics.jsonl", "timings.jsonl"):
+        for name in ("metrics.jsonl", "timings.jsonl", "report.json"):
             if (work / name).exists():
                 shutil.copyfile(work / name, folder / name)
         publish(

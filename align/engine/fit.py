@@ -31,6 +31,8 @@ def fit(
     work: Path,
     label: str,
     save_every: int,
+    measure: Callable[[int], Mapping[str, float]] | None = None,
+    places: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Train for ``steps`` updates, going on from ``work/checkpoints`` where there is one.
 
@@ -43,6 +45,8 @@ def fit(
         work: folder of checkpoints and metrics.
         label: the run's name in its progress lines.
         save_every: updates between checkpoints; 0 saves only when stopped.
+        measure: called on every process with the number of updates done; what it tells is logged with the update.
+        places: see :func:`align.engine.step.update`.
 
     Returns:
         every term of the last update, ``steps``, and each term's mean over the last tenth of the run as ``NAME_late``.
@@ -60,13 +64,13 @@ def fit(
     with Metrics(work, steps, label, start) as metrics, stop_signal() as stopped:
         for step in range(start, steps):
             began = time.perf_counter()
-            result = update(engine, batches(step), counts, terms)
+            result = update(engine, batches(step), counts, terms, places)
             last = {**result.losses, "grad_norm": result.grad_norm, "lr": result.lr}
             if step >= steps - max(steps // 10, 1):
                 for name, value in result.losses.items():
                     late.setdefault(name, []).append(value)
-            metrics.log(step, last)
             seconds = time.perf_counter() - began
+            metrics.log(step, last | dict(measure(step + 1) if measure else {}))
             counted = max(result.counts.values())
             metrics.timing(step, seconds=seconds, counted_per_second=counted / seconds)
             stop = dist.max_number(float(stopped())) > 0 and step + 1 < steps

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from align.engine.zero import Engine
 
 M = TypeVar("M")
+SHOWN = 8  # rows that a message names
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,9 @@ class Term:
     values: Tensor  # any shape
     mask: Tensor | None = None  # bool of the same shape, True = counts; None = all count
     weight: float = 1.0
+    rows: Tensor | None = (
+        None  # int64 of the same shape: the row of the data of each value, told where it is not finite
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,7 @@ def update(
     micros: Sequence[M],
     counts: Callable[[M], Mapping[str, int]],
     terms: Callable[[Engine, M], Mapping[str, Term]],
+    places: Sequence[str] | None = None,
 ) -> StepResult:
     """One update of ``engine`` from this process' micro-batches.
 
@@ -57,6 +62,7 @@ def update(
         counts: counted values of a micro-batch by term, known before any forward. Names of weight-0 terms may be
             left out: those are counted as they come.
         terms: forward of one micro-batch, its tensors on the engine's device.
+        places: of the rows of the data that ``Term.rows`` counts, for errors; their numbers where None.
 
     Raises:
         TrainingError: nothing counted, a count that differs from the mask, a value that is not finite.
@@ -67,13 +73,15 @@ def update(
     sums: dict[str, Tensor] = {}
     seen: dict[str, int] = {}
     weights: dict[str, float] = {}
+    held: list[Mapping[str, Term]] = []  # to find a value that is not finite, once the step has come out so
     for index in range(rounds):
         # A process with fewer micro-batches runs its last again for nothing: with split weights every forward and
         # backward is a collective, and the others would wait for it.
         real = index < len(micros)
-        micro = _to_device(micros[min(index, len(micros) - 1)], engine.device)
+        micro = to_device(micros[min(index, len(micros) - 1)], engine.device)
         loss: Tensor | float = 0.0
-        for name, term in terms(engine, micro).items():
+        made = terms(engine, micro)
+        for name, term in made.items():
             total, count = _masked_sum(name, term)
             weights[name] = term.weight
             if term.weight:
@@ -84,10 +92,15 @@ def update(
             if real:
                 sums[name] = sums[name] + total.detach() if name in sums else total.detach()
                 seen[name] = seen.get(name, 0) + count
+        if real:
+            held.append({name: dataclasses.replace(term, values=term.values.detach()) for name, term in made.items()})
         if isinstance(loss, float):
             raise TrainingError(f"step {engine.steps}: no counted token in any term that is trained: {totals}")
         engine.backward(loss)
-    losses, counted = _means(engine, sums, seen)
+    losses, counted = _means(sums, seen)
+    for name, value in losses.items():
+        if not math.isfinite(value):
+            raise TrainingError(f"step {engine.steps}: the term {name!r} is {value}{_where(name, held, places)}")
     for name, weight in weights.items():
         if weight and counted[name] != totals[name]:
             raise TrainingError(
@@ -119,22 +132,32 @@ def _masked_sum(name: str, term: Term) -> tuple[Tensor, int]:
     return values.where(term.mask, 0.0).sum(), int(term.mask.sum())
 
 
-def _means(
-    engine: Engine, sums: Mapping[str, Tensor], seen: Mapping[str, int]
-) -> tuple[dict[str, float], dict[str, int]]:
+def _means(sums: Mapping[str, Tensor], seen: Mapping[str, int]) -> tuple[dict[str, float], dict[str, int]]:
     """Mean and count of each term over all processes, in one collective."""
     flat = {f"sum/{name}": float(value) for name, value in sums.items()}
     flat |= {f"count/{name}": float(count) for name, count in seen.items()}
     total = dist.sum_numbers(flat)
     counted = {name: round(total[f"count/{name}"]) for name in sums}
-    losses = {name: total[f"sum/{name}"] / counted[name] for name in sums if counted[name]}
-    for name, value in losses.items():
-        if not math.isfinite(value):
-            raise TrainingError(f"step {engine.steps}: the term {name!r} is {value}")
-    return losses, counted
+    return {name: total[f"sum/{name}"] / counted[name] for name in sums if counted[name]}, counted
 
 
-def _to_device(micro: Any, device: torch.device) -> Any:
+def _where(name: str, held: Sequence[Mapping[str, Term]], places: Sequence[str] | None) -> str:
+    """How many values of a term are not finite, over all processes, and of which rows of the data where it is known."""
+    number, rows = 0, set()
+    for term in (made[name] for made in held if name in made):
+        wrong = ~term.values.isfinite() if term.mask is None else ~term.values.isfinite() & term.mask
+        number += int(wrong.sum())
+        if term.rows is not None:
+            rows |= set(term.rows[wrong].tolist())
+    told = dist.all_gather_json({"number": number, "rows": sorted(rows)})
+    total = sum(one["number"] for one in told)
+    every = sorted({row for one in told for row in one["rows"]})
+    few = ", ".join(places[row] if places else str(row) for row in every[:SHOWN])
+    which = f", of the rows {few}{', …' * (len(every) > SHOWN)}" if every else ""
+    return f": {total} of its values are not finite{which}" if total else ""
+
+
+def to_device(micro: Any, device: torch.device) -> Any:
     """A record with its tensors on ``device``; the record itself where they are already there."""
     import torch
 
@@ -143,10 +166,10 @@ def _to_device(micro: Any, device: torch.device) -> Any:
     if device.type == "cpu":
         return micro
     if dataclasses.is_dataclass(micro) and not isinstance(micro, type):
-        moved = {f.name: _to_device(getattr(micro, f.name), device) for f in dataclasses.fields(micro)}
+        moved = {f.name: to_device(getattr(micro, f.name), device) for f in dataclasses.fields(micro)}
         return dataclasses.replace(micro, **moved)
     if isinstance(micro, tuple | list):
-        return type(micro)(_to_device(part, device) for part in micro)
+        return type(micro)(to_device(part, device) for part in micro)
     if isinstance(micro, dict):
-        return {key: _to_device(part, device) for key, part in micro.items()}
+        return {key: to_device(part, device) for key, part in micro.items()}
     return micro

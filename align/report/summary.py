@@ -9,6 +9,7 @@ from typing import Any
 
 from align.artifacts import Manifest, read_manifest
 from align.records import RATINGS
+from align.report.epochs import over_epochs
 from align.report.sources import helpful_by_source
 from align.report.tables import table
 
@@ -27,9 +28,13 @@ def summary(run: Path) -> str:
     by_source = [helpful_by_source(run / name) for name, m in manifests.items() if m.stage == "evaluate"]
     parts += [part for part in by_source if part]
     parts += [obedience(manifest) for manifest in evaluations if manifest.recipe.get("dialogues")]
+    from align.report.judged import judged  # which takes its cells from here
+
     rewards = {name: manifest for name, manifest in manifests.items() if manifest.stage == "reward"}
     if rewards:
         parts.append(reward_models(rewards, ceilings(run, manifests)))
+        parts += [table(*found) for found in [judged([run / name for name in rewards])] if found]
+        parts += [part for part in [over_epochs(rewards)] if part]
     return "\n\n".join(parts)
 
 

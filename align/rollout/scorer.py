@@ -26,7 +26,7 @@ def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[i
 
 @torch.inference_mode()
 def score_rows(scorer: Scorer, rows: Sequence[Sequence[int]], batch_tokens: int = 8192) -> list[float]:
-    """The score of each row, read at its last token.
+    """The score of each row, read at its last token; rows that are alike are read once.
 
     Args:
         scorer: a reward model.
@@ -42,6 +42,11 @@ def score_rows(scorer: Scorer, rows: Sequence[Sequence[int]], batch_tokens: int 
     for number, row in enumerate(rows):
         if len(row) == 0:
             raise DataError(f"row {number}: found no tokens; expected a prompt and an answer to score")
+    keys = [tuple(row) for row in rows]
+    different = list(dict.fromkeys(keys))
+    if len(different) < len(rows):
+        known = dict(zip(different, score_rows(scorer, different, batch_tokens), strict=True))
+        return [known[key] for key in keys]
     device = next(scorer.parameters()).device
     scores = [0.0] * len(rows)
     for picked in length_batches([len(row) for row in rows], batch_tokens):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,23 +14,36 @@ from align.data.batches import BatchConfig, check_length, pair_batches
 from align.engine.launch import LaunchConfig
 from align.engine.optim import OptimConfig
 from align.engine.zero import ZeroConfig
+from align.errors import DataError, nearest
 from align.model.config import LoraConfig
-from align.records import RATINGS, PairBatch
+from align.records import PairBatch
 
 if TYPE_CHECKING:
-    from align.data.preference import PairRow
+    from align.data.preference import PairRows
+    from align.data.tokenizer import Tokenizer
     from align.engine.step import Term
     from align.engine.zero import Engine
     from align.model.heads import Scorer
+    from align.records import Preference, Ranking
 
 
 @config
 class MixConfig:
-    """All pairs of ``main``, and pairs drawn from ``other`` until ``main`` is ``main_share`` of the whole."""
+    """All rows of ``main``, and rows drawn from ``other`` until ``main`` is ``main_share`` of the whole.
 
-    main: list[str]
+    Files of preferences or of rankings; a ranking is one row, with all its pairs. Left out, and counted, are the rows
+    whose prompt stands in a held-out set too.
+    """
+
+    main: Annotated[list[str], pydantic.Field(min_length=1)]
     other: list[str] = pydantic.Field(default_factory=list)
     main_share: Annotated[float, pydantic.Field(gt=0, le=1)] = 1.0
+
+    def __post_init__(self) -> None:
+        if twice := [path for path, count in Counter((*self.main, *self.other)).items() if count > 1]:
+            raise ValueError(f"{twice[0]} is named twice in main and other; expected each file once")
+        if not self.other and self.main_share < 1:
+            raise ValueError(f"main_share {self.main_share:g} needs files in other; expected some, or main_share 1")
 
 
 @config
@@ -41,6 +56,8 @@ class Recipe:
     data: MixConfig
     held_out: dict[str, str]  # name of a set -> file; accuracy is told for each
     margins: Literal["none", "small", "large"]
+    # every comparison weighs the same, or every prompt however many were made of its answers (InstructGPT, equation 1)
+    mean_over: Literal["pairs", "prompts"] = "pairs"
     safety_weight: Annotated[float, pydantic.Field(ge=0)] = 0.0  # auxiliary safety classification
     overlong: Literal["error", "cut", "skip"] = "error"
     batch: BatchConfig
@@ -49,18 +66,34 @@ class Recipe:
     lora: LoraConfig | None = None  # adapters on a frozen body, merged in the artifact; null: every weight trains
     launch: LaunchConfig = LaunchConfig()
     save_every: int = 200
+    measure_every: Annotated[int, pydantic.Field(ge=0)] = 0  # updates from one look at held-out sets to the next
+    measure_sets: list[str] = pydantic.Field(default_factory=list)  # which of them; all where empty
+
+    def __post_init__(self) -> None:
+        for name in self.measure_sets:
+            if name not in self.held_out:
+                raise ValueError(
+                    f"measure_sets: found {name!r}, expected names in held_out{nearest(name, self.held_out)}"
+                )
+        for name, path in self.held_out.items():
+            if path in (*self.data.main, *self.data.other):
+                raise ValueError(f"held_out.{name}: {path} is trained on; expected a file of other prompts")
 
 
 def run(recipe: Recipe, out: Path) -> None:
     """Train the reward model, measure it on the held-out sets, publish it at ``out``."""
-    from align.artifacts import work_dir
-    from align.data.preference import mix, pair_rows, read_pairs
+    from align.artifacts import work_dir, write_json
+    from align.data.batches import held_out_batches
+    from align.data.compared import compared_rows
     from align.data.tokenizer import Tokenizer
     from align.engine import dist
     from align.engine.export import export
     from align.engine.fit import fit
+    from align.engine.metrics import read_metrics
+    from align.engine.watch import curve, look
     from align.engine.zero import wrap
     from align.engine.zero_state import copy_weights
+    from align.measures.reward import by_rating, document
     from align.model.config import read_config
     from align.model.heads import Scorer
     from align.model.lora import adapted
@@ -69,29 +102,76 @@ def run(recipe: Recipe, out: Path) -> None:
     start = Path(recipe.policy)
     check_length(recipe.batch, read_config(start).max_seq_len)
     tokenizer = Tokenizer(start / "tokenizer.model")
-    main, other = read_pairs(recipe.data.main), read_pairs(recipe.data.other)
-    drawn = mix(main, other, recipe.data.main_share, recipe.seed)
-    encoded = pair_rows(tokenizer, drawn, margins=recipe.margins, max_len=recipe.batch.length, overlong=recipe.overlong)
+    places, records, shared = _drawn(recipe)
+    encoded = compared_rows(
+        tokenizer, records, margins=recipe.margins, max_len=recipe.batch.length, overlong=recipe.overlong, places=places
+    )
+    if not encoded.rows:
+        raise DataError(f"data: found no pair to train on: {encoded.counts}; expected at least one")
+    held = {name: _held_out(name, path, tokenizer, recipe.batch.length) for name, path in recipe.held_out.items()}
 
-    batches = pair_batches(encoded.pairs, recipe.batch, seed=recipe.seed, rank=dist.rank(), world=dist.world_size())
+    batches = pair_batches(encoded.rows, recipe.batch, seed=recipe.seed, rank=dist.rank(), world=dist.world_size())
     model = adapted(_begin(start, recipe.seed), recipe.lora, recipe.seed)
     engine = wrap(model, recipe.optim, recipe.zero, batches.steps)
+    watched = {
+        name: held_out_batches(tokenizer, path, recipe.batch)
+        for name, path in recipe.held_out.items()
+        if recipe.measure_every and (not recipe.measure_sets or name in recipe.measure_sets)
+    }
+
+    def watch(done: int) -> dict[str, float]:
+        if not watched or (done % recipe.measure_every and done != batches.steps):
+            return {}
+        seen = {name: look(engine, micros) for name, micros in watched.items()}
+        return {f"held_out/{name}/{what}": value for name, told in seen.items() for what, value in told.items()}
+
     metrics = fit(
-        engine, batches, _counts, lambda e, b: _terms(e, b, recipe.safety_weight), batches.steps,
-        work=work_dir(out), label=out.name, save_every=recipe.save_every,
+        engine, batches, lambda b: _counts(b, recipe.mean_over), lambda e, b: _terms(e, b, recipe), batches.steps,
+        work=work_dir(out), label=out.name, save_every=recipe.save_every, measure=watch, places=places,
     )  # fmt: skip
 
     judge = adapted(Scorer(read_config(start)), recipe.lora, recipe.seed)
     copy_weights(engine, judge)
-    for name, path in recipe.held_out.items():
-        held = pair_rows(tokenizer, read_pairs([path]), margins="none", max_len=recipe.batch.length, overlong="cut")
-        metrics[f"held_out/{name}"] = measure(judge, held.pairs)
+    reports = {name: measure(judge, *rows) for name, rows in held.items()}
+    if dist.is_main():
+        write_json(work_dir(out) / "report.json", document(out.name, reports))
+    metrics |= {f"held_out/{name}": by_rating(report) for name, report in reports.items()}
+    if watched and dist.is_main():
+        logged = read_metrics(work_dir(out) / "metrics.jsonl")
+        metrics["held_out_curve"] = curve(logged, recipe.batch.rows / len(encoded.rows))
     export(
         engine, "scorer", read_config(start), tokenizer.path, out,
         stage="reward", recipe=to_plain(recipe), seed=recipe.seed,
         parents=[start], inputs=[Path(p) for p in (*recipe.data.main, *recipe.data.other, *recipe.held_out.values())],
-        metrics=metrics | {"rows": encoded.counts}, lora=recipe.lora,
+        metrics=metrics | {"rows": encoded.counts | {"shared_prompts": shared}}
+        | {"held_out_rows": {name: rows.counts for name, (_, rows) in held.items()}},
+        lora=recipe.lora,
     )  # fmt: skip
+
+
+def _drawn(recipe: Recipe) -> tuple[list[str], list[Preference | Ranking], int]:
+    """The rows to train on: their places and records, and how many were left out for a held-out prompt."""
+    from align.data.compared import read_compared
+    from align.data.preference import leave_out, mix
+
+    held = [one for _, one in read_compared(recipe.held_out.values())]
+    files = [read_compared(paths) for paths in (recipe.data.main, recipe.data.other)]
+    main, other = (leave_out(rows, held) for rows in files)
+    if not main:
+        raise DataError(f"data.main: the prompts of all its {len(files[0])} rows stand in a held-out set too")
+    drawn = mix(main, other, recipe.data.main_share, recipe.seed)
+    return [place for place, _ in drawn], [one for _, one in drawn], sum(map(len, files)) - len(main) - len(other)
+
+
+def _held_out(name: str, path: str, tokenizer: Tokenizer, length: int) -> tuple[list[Preference], PairRows]:
+    """A held-out set and its rows, read before anything is trained."""
+    from align.data.preference import pair_rows, read_pairs
+
+    preferences = read_pairs([path])
+    rows = pair_rows(tokenizer, preferences, margins="none", max_len=length, overlong="cut")
+    if not rows.pairs:
+        raise DataError(f"held_out.{name}: {path}: found no pairs of at most {length} tokens; expected at least one")
+    return preferences, rows
 
 
 def _begin(folder: Path, seed: int) -> Scorer:
@@ -105,31 +185,40 @@ def _begin(folder: Path, seed: int) -> Scorer:
     return scorer_from_policy(load_policy(folder), seed)
 
 
-def measure(scorer: Scorer, pairs: list[PairRow]) -> dict[str, Any]:
-    """Share of pairs whose chosen answer scores higher, by rating and together."""
+def measure(scorer: Scorer, preferences: Sequence[Preference], rows: PairRows) -> dict[str, Any]:
+    """The report of a reward model on a set of pairs (align/measures/reward.py); each answer is read once."""
+    from align.measures.reward import reward_report
     from align.rollout.scorer import score_rows
-    from align.stats import accuracy_by
 
-    scores = score_rows(scorer, [row.tokens.tolist() for pair in pairs for row in (pair.chosen, pair.rejected)])
-    gaps = [chosen - rejected for chosen, rejected in zip(scores[::2], scores[1::2], strict=True)]
-    return accuracy_by(gaps, [RATINGS[pair.rating] for pair in pairs], RATINGS)
+    answers = [row for pair in rows.pairs for row in (pair.chosen, pair.rejected)]
+    scores = score_rows(scorer, [row.tokens.tolist() for row in answers])
+    sizes = [int(row.mask.sum()) for row in answers]
+    return {"rows": rows.counts} | reward_report(
+        [preferences[index] for index in rows.kept],
+        list(zip(scores[::2], scores[1::2], strict=True)),
+        list(zip(sizes[::2], sizes[1::2], strict=True)),
+    )
 
 
-def _counts(micro: PairBatch) -> dict[str, int]:
+def _counts(micro: PairBatch, mean_over: str) -> dict[str, int]:
     pairs = len(micro.margin)
-    return {"loss": pairs, "accuracy": pairs, "safety": int((micro.safe >= 0).sum())}
+    counted = pairs if mean_over == "pairs" else len(micro.rows)
+    return {"loss": counted, "accuracy": pairs, "safety": int((micro.safe >= 0).sum())}
 
 
-def _terms(engine: Engine, micro: PairBatch, safety_weight: float) -> dict[str, Term]:
+def _terms(engine: Engine, micro: PairBatch, recipe: Recipe) -> dict[str, Term]:
     from align.engine.step import Term
     from align.losses import ranking_loss, safety_loss
 
     batch = micro.batch
     scores = engine(batch.tokens, batch.positions, batch.segments, at=micro.ends, stems=batch.stems)
     chosen, rejected = scores.chunk(2)
+    losses, rows = ranking_loss(chosen, rejected, micro.margin), micro.rows[micro.prompt]
+    if recipe.mean_over == "prompts":
+        losses, rows = losses.new_zeros(len(micro.rows)).index_add(0, micro.prompt, losses * micro.share), micro.rows
     labelled = micro.safe >= 0
     return {
-        "loss": Term(ranking_loss(chosen, rejected, micro.margin), None),
-        "safety": Term(safety_loss(scores, micro.safe == 1), labelled, weight=safety_weight),
+        "loss": Term(losses, None, rows=rows),
+        "safety": Term(safety_loss(scores, micro.safe == 1), labelled, weight=recipe.safety_weight),
         "accuracy": Term((chosen > rejected).float().detach(), None, weight=0.0),
     }

@@ -45,4 +45,7 @@ def test_mask_of_preferences_and_prompts(tmp_path: Path, policy: Path) -> None:
     shown = align("mask", pairs, "--tokenizer", policy)
     assert f"{pairs}:1 chosen: " in shown.stdout, shown.stderr
     assert f"{pairs}:1 rejected: " in shown.stdout
+    ranked = tmp_path / "ranked.jsonl"
+    write_jsonl(ranked, [{"prompt": TURN[:1], "answers": [TURN[1:], other], "ranks": [1, 2]}])
+    assert f"{ranked}:1 answers.1: " in align("mask", ranked, "--tokenizer", policy).stdout
     assert "tokens, 0 count" in align("mask", prompts, "--tokenizer", policy).stdout

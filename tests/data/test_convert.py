@@ -91,11 +91,21 @@ def test_jobs_of_one_file_are_joined(tmp_path: Path, source: Path) -> None:
     assert read_manifest(tmp_path / "data").metrics["prompts"]["read"] == 111
 
 
+SCORED = {"format": "ultrafeedback", "to": "preferences"}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"format": "dolly", "to": "preferences"}, "dolly has one answer a prompt"),
         ({"format": "ultrafeedback", "to": "preferences"}, "ultrafeedback needs ratings"),
+        ({"format": "dolly", "to": "rankings"}, "dolly has one answer a prompt"),
+        ({"format": "finegrained", "to": "preferences"}, "finegrained has several answers a prompt"),
+        ({"to": "rankings"}, "hh has no rankings"),
+        ({"ratings": {"better": 1}}, "hh to prompts has no scores"),
+        (SCORED | {"ratings": {"better": 1, "slightly": 2}}, "a stronger rating from a larger one"),
+        (SCORED | {"ratings": {"better": 1, "slightly": 1}}, "a stronger rating from a larger one"),
+        (SCORED | {"ratings": {"beter": 1}}, r"ratings\.beter.*did you mean 'better'"),
         ({"out": "pairs"}, "out 'pairs' is written as prompts and as preferences"),
         ({"out": "pairs_test", "to": "preferences"}, "is the held-out file of another job"),
         ({"out": "../x"}, "out"),
@@ -108,6 +118,17 @@ def test_recipe_mistakes(source: Path, change: dict[str, Any], message: str) -> 
     job = {"format": "hh", "path": str(source), "to": "prompts", "out": "x", **change}
     with pytest.raises(RecipeError, match=message):
         recipe(jobs=[job, {"format": "hh", "path": str(source), "to": "preferences", "out": "pairs"}])
+
+
+def test_a_side_of_the_split_that_is_empty_publishes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "few.jsonl"
+    write_jsonl(path, [{"prompt": f"Question {i}?"} for i in range(3)])
+    job = {"format": "trl", "path": str(path), "to": "prompts", "out": "few"}
+    for share, left in ((0.01, "3 rows to train on and 0 held out"), (0.999, "0 rows to train on and 3 held out")):
+        with pytest.raises(DataError, match=f"few: held_out {share:g} leaves {left}"):
+            run(recipe(held_out=share, jobs=[job]), tmp_path / "data")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["few.jsonl"]
+    run(recipe(held_out=0, jobs=[job]), tmp_path / "data")
 
 
 def test_nothing_usable_publishes_nothing(tmp_path: Path, source: Path) -> None:

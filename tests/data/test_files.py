@@ -47,6 +47,26 @@ def test_hub_failures_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         list(read_dialogs("hf::train"))
 
 
+@pytest.mark.parametrize("name", ["rows.json", "rows.json.gz"])
+def test_one_array_of_rows(tmp_path: Path, name: str) -> None:
+    def put(text: str) -> Path:
+        data = text.encode()
+        (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+        return tmp_path / name
+
+    prompts = [{"id": "a", "prompt": [USER]}, {"id": "b", "prompt": []}]
+    rows = read_prompts(put(json.dumps(prompts, indent=1)))
+    assert next(iter(rows)).id == "a"
+    with pytest.raises(DataError, match=rf"{name}:2: prompt: found"):
+        list(read_prompts(tmp_path / name))
+    with pytest.raises(DataError, match=r"found dict, expected one array of objects \(one a line: \.jsonl\)"):
+        list(read_prompts(put("{}")))
+    with pytest.raises(DataError, match=rf"{name}: not JSON: found Expecting value"):
+        list(read_prompts(put("[{},")))
+    with pytest.raises(DataError, match=rf"{name}:2: row: found 3, expected object"):
+        list(read_prompts(put(json.dumps([prompts[0], 3]))))
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     write(tmp_path / "prompts.jsonl", {"id": "a", "prompt": [USER]})
     with pytest.raises(DataError, match=r"promts\.jsonl: no such file \(did you mean 'prompts\.jsonl'\?\)"):

@@ -25,13 +25,15 @@ from align.data.schema import (
 )
 from align.errors import DataError, TemplateError
 from align.files import write_jsonl
-from align.records import Constraint, Dialog, Message, Preference, Prompt, Ranking
+from align.records import Comparison, Constraint, Dialog, Message, Preference, Prompt, Ranking
 from tests.data.test_template import said
 
 USER = {"role": "user", "content": "hi"}
 ANSWER = {"role": "assistant", "content": "yes"}
 NO = {"role": "assistant", "content": "no"}
 PAIR = {"prompt": [USER], "chosen": [ANSWER], "rejected": [NO]}
+TIE = {"pair": [0, 1], "chosen": None}
+RANKED = {"prompt": [USER], "answers": [[ANSWER], [NO]], "comparisons": [TIE]}
 ROLLOUT = {
     "prompt_id": "p", "prompt": [USER], "answer": "yes", "policy": "sft", "sample": 0, "temperature": 0.7,
     "tokens": [5, 2], "logprob": -1.5, "finish": "stop", "scores": {"helpful": 1.0, "safety": None},
@@ -51,13 +53,20 @@ RECORDS = [
             Preference(
                 prompt=said("a", "b", "c"), chosen=(Message("assistant", "d"),), rejected=said("x", "e")[1:],
                 rating="better", chosen_safe=True, rejected_safe=False, kind="safety", source="x",
+                votes=("chosen", "tie", "rejected"),
             ),
             Preference(prompt=said("a"), chosen=said("x", "b", "c", "d")[1:], rejected=said("x", "e")[1:]),
         ],
     ),
     (
         read_rankings,
-        [Ranking(prompt=said("a"), answers=tuple((Message("assistant", t),) for t in "bcd"), ranks=(2, 1, 2))],
+        [
+            Ranking(prompt=said("a"), answers=tuple((Message("assistant", t),) for t in "bcd"), ranks=(2, 1, 2)),
+            Ranking(
+                prompt=said("a"), answers=tuple((Message("assistant", t),) for t in "bcd"), kind="safety", source="x",
+                comparisons=(Comparison(pair=(2, 0), chosen=2, rating="better"), Comparison(pair=(0, 1), chosen=None)),
+            ),
+        ],
     ),
     (read_prompts, [Prompt(id="1", messages=said("a"), kind="safety", meta={"k": [1, {"x": None}]}), Prompt(id="2", messages=said("a", "b", "c"))]),
     (read_constraints, [Constraint(kind="figure", instruction="Act.", short="F: N", meta={"e": 1}), Constraint(kind="h", instruction="a", short="b")]),
@@ -116,6 +125,8 @@ def test_small_rows_have_no_empty_columns() -> None:
         ({**PAIR, "rating": "slighty"}, r"p\.jsonl:2: rating: found \"slighty\", expected .* \(did you mean 'slightly'\?\)"),
         ({**PAIR, "chosen_saef": True}, r"p\.jsonl:2: chosen_saef: unknown field \(did you mean 'chosen_safe'\?\)"),
         ({"prompt": [USER], "choosen": [ANSWER], "rejected": [NO]}, r"p\.jsonl:2: chosen: found no such field \(instead there is 'choosen'\)"),
+        ({**PAIR, "votes": ["chosen", "rejectd"]}, r"p\.jsonl:2: votes\.1: found \"rejectd\", expected .* \(did you mean 'rejected'\?\)"),
+        ({**PAIR, "votes": []}, r"p\.jsonl:2: votes: found \[\], expected at least 1 items"),
         ({**PAIR, "chosen_safe": "yes"}, r"p\.jsonl:2: chosen_safe: found \"yes\", expected boolean or null"),
         ({**PAIR, "chosen_safe": False, "rejected_safe": True}, r"p\.jsonl:2: chosen_safe: found false with rejected_safe true"),
     ],
@@ -144,6 +155,15 @@ def test_bad_preference(tmp_path: Path, row: Any, message: str) -> None:
         (read_rankings, {"prompt": [USER], "answers": [[ANSWER], [NO]], "ranks": [1, 2]}, {"ranks": [1, 2, 3]}, "ranks: found 3, expected 2"),
         (read_rankings, {"prompt": [USER], "answers": [[ANSWER], [NO]], "ranks": [1, 2]}, {"ranks": [0, 1]}, r"ranks\.0: found 0, expected minimum 1"),
         (read_rankings, {"prompt": [USER], "answers": [[ANSWER], [NO]], "ranks": [1, 2]}, {"answers": [[ANSWER], [USER]]}, r"prompt \+ answers\.1: message 1"),
+        (read_rankings, RANKED, {"ranks": [1, 2]}, "found ranks and comparisons, expected one of ranks and comparisons"),
+        (read_rankings, RANKED, {"comparisons": [TIE, TIE]}, r"comparisons\.1\.pair: found \[0, 1\] a second time"),
+        (read_rankings, RANKED, {"comparisons": [TIE, {"pair": [1, 0], "chosen": 0}]}, r"comparisons\.1\.pair: found \[1, 0\] a second time"),
+        (read_rankings, RANKED, {"comparisons": [{"pair": [1, 1], "chosen": 1}]}, r"comparisons\.0\.pair: found \[1, 1\], expected two different answers of 0 to 1"),
+        (read_rankings, RANKED, {"comparisons": [{"pair": [1, 2], "chosen": 1}]}, r"comparisons\.0\.pair: found \[1, 2\], expected two different answers of 0 to 1"),
+        (read_rankings, RANKED, {"comparisons": [{"pair": [0, 1], "chosen": 2}]}, r"comparisons\.0\.chosen: found 2, expected 0, 1 or null"),
+        (read_rankings, RANKED, {"comparisons": [{"pair": [0, 1]}]}, r"comparisons\.0: chosen: found no such field, expected one"),
+        (read_rankings, RANKED, {"comparisons": [{"pair": [0, 1], "chosen": 1, "rating": "great"}]}, r"comparisons\.0\.rating: found \"great\", expected 'significantly'"),
+        (read_rankings, RANKED, {"comparisons": []}, r"comparisons: found \[\], expected at least 1 items"),
         (read_constraints, {"kind": "a", "instruction": "b", "short": "c"}, {"instruction": "[INST] b"}, "instruction: message 0: found the tag"),
         (read_constraints, {"kind": "a", "instruction": "b", "short": "c"}, {"short": ""}, "short: found \"\""),
         (read_rollouts, ROLLOUT, {"finish": "eos"}, "finish: found \"eos\", expected 'stop' or 'length'"),
@@ -161,6 +181,18 @@ def test_bad_rows_of_the_others(
         next(rows)
 
 
+def test_a_ranking_says_ranks_or_comparisons(tmp_path: Path) -> None:
+    nothing = {key: value for key, value in RANKED.items() if key != "comparisons"}
+    for row, message in (
+        (nothing, "found neither ranks nor comparisons, expected one of ranks and comparisons"),
+        ({**nothing, "rank": [1, 2]}, r"rank: unknown field .did you mean 'ranks'"),
+    ):
+        with pytest.raises(DataError, match=rf"p\.jsonl:1: {message}"):
+            list(read_rankings(write(tmp_path / "p.jsonl", row)))
+    (one,) = read_rankings(write(tmp_path / "p.jsonl", {**RANKED, "meta": {"k": [1]}}))
+    assert to_json(one)["meta"] == {"k": [1]}
+
+
 @pytest.mark.parametrize("name", [p.stem for p in schema_folder().glob("*.json")])
 def test_schemas_are_draft_2020_12_and_described(name: str) -> None:
     text = json.loads((schema_folder() / f"{name}.json").read_text())
@@ -172,7 +204,16 @@ def test_schemas_are_draft_2020_12_and_described(name: str) -> None:
 
 def test_every_schema_is_there() -> None:
     names = {p.stem for p in schema_folder().glob("*.json")}
-    assert names == {"dialogue", "preference", "ranking", "prompt", "constraint", "rollout", "manifest"}
+    assert names == {
+        "dialogue",
+        "preference",
+        "ranking",
+        "prompt",
+        "constraint",
+        "rollout",
+        "manifest",
+        "reward_report",
+    }
 
 
 def test_a_manifest_is_valid(tmp_path: Path) -> None:

@@ -115,6 +115,25 @@ def test_nan_stops_before_the_weights_are_touched(stage: int) -> None:
             assert torch.equal(tensor, start[name])
 
 
+def test_rows_whose_values_are_not_finite_are_named() -> None:
+    """Micro-batch 1 holds data rows 10, 11, 12; the second and third have NaN, the fourth value does not count."""
+
+    def broken(_: Engine, micro: int) -> dict[str, Term]:
+        bad = math.nan if micro else 0.0
+        values = torch.tensor([1.0, bad, bad, math.inf], requires_grad=True)
+        return {"loss": Term(values, torch.tensor([True] * 3 + [False]), rows=torch.arange(4) + 10 * micro)}
+
+    with pytest.raises(TrainingError) as told:
+        update(Fake(), [0, 1], lambda micro: {"loss": 3}, broken)
+    assert str(told.value) == "step 0: the term 'loss' is nan: 2 of its values are not finite, of the rows 11, 12"
+    names = [f"p.jsonl: row {i}" for i in range(20)]
+    with pytest.raises(TrainingError, match=r"of the rows p\.jsonl: row 11, p\.jsonl: row 12$"):
+        update(Fake(), [0, 1], lambda micro: {"loss": 3}, broken, names)
+    inf = Term(torch.full((40,), math.inf, requires_grad=True), rows=torch.arange(40))
+    with pytest.raises(TrainingError, match=r"'loss' is inf: 40 of its .*of the rows 0, 1, 2, 3, 4, 5, 6, 7, …$"):
+        update(Fake(), [0], lambda micro: {"loss": 40}, lambda e, m: {"loss": inf})
+
+
 def test_a_closed_engine_is_freed() -> None:
     for stage in (0, 1, 3):
         module = Toy()

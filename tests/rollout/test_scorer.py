@@ -19,6 +19,15 @@ def test_scores_are_those_of_each_row_alone(batch_tokens: int) -> None:
     assert score_rows(scorer, rows[::-1], batch_tokens) == pytest.approx(alone[::-1], abs=1e-5)
 
 
+def test_rows_that_are_alike_are_read_once() -> None:
+    scorer, rows = tiny_scorer(), [[1, 2, 3], [4, 5], [1, 2], [6], [7, 8], [2, 1]]
+    once = score_rows(scorer, rows)
+    read: list[int] = []
+    scorer.register_forward_pre_hook(lambda _, given: read.append(len(given[0])))
+    assert score_rows(scorer, [*rows, *rows[::-1]]) == once + once[::-1]
+    assert sum(read) == 6
+
+
 def test_batches_hold_every_row_once_within_the_budget() -> None:
     lengths = [5, 90, 1, 30, 30, 7, 200]
     parts = list(length_batches(lengths, 64))

@@ -17,9 +17,11 @@ import pytest
 import torch
 
 from align.artifacts import lineage, read_manifest
+from align.data.explain import explain
 from align.data.schema import read_dialogs, read_prompts, read_rollouts
 from align.data.template import encode_dialog, encode_prompt
 from align.data.tokenizer import Tokenizer
+from align.measures.reward import by_rating
 from align.model.weights import load_policy, load_scorer
 
 PIPELINE = Path(__file__).with_name("tiny.yaml")
@@ -98,6 +100,16 @@ def test_a_reward_model_loads_in_transformers_with_the_same_score(road):
     ours = load_scorer(out / "reward-helpful")(tokens)[:, -1]
     model = AutoModelForSequenceClassification.from_pretrained(out / "reward-helpful", dtype=torch.float32)
     torch.testing.assert_close(ours, model(tokens).logits[:, 0], rtol=0, atol=1e-5)
+
+
+def test_a_reward_model_brings_its_report(road):
+    out, _ = road
+    for name in ("reward-helpful", "reward-safety", "reward-helpful-2"):
+        report = json.loads((out / name / "report.json").read_text())
+        assert explain("reward_report", report) is None
+        short = {held: by_rating(told) for held, told in report["sets"].items()}
+        told = read_manifest(out / name).metrics
+        assert short == {key.removeprefix("held_out/"): told[key] for key in told if key.startswith("held_out/")}
 
 
 def test_a_reward_model_learns_on_from_where_it_stands(road):
