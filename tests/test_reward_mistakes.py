@@ -75,13 +75,16 @@ def refused(folder: Path, *overrides: str, code: int = 2) -> str:
         ("held_out.test=FOLDER/tset.jsonl", "FOLDER/tset.jsonl: no such file (did you mean 'test.jsonl'?)"),
         ("batch.length=97", "batch.length: 97 tokens a row, and the model's context is 96"),
         ("margins=medium", "margins: expected 'none', 'small' or 'large', found 'medium'"),
-        ("measure_sets=[tset]", "measure_sets: found 'tset', expected names in held_out (did you mean 'test'?)"),
+        ("measure_sets=[test]", "expected measure_every of 1 or more"),
+        ("measure_every=1 measure_sets=[tset]", "measure_sets: found 'tset', expected names in held_out (did"),
         ("mean_over=prompt", "mean_over: expected 'pairs' or 'prompts' (did you mean 'prompts'?), found 'prompt'"),
     ],
 )  # fmt: skip
 def test_bad_mixes_and_settings(folder: Path, override: str, message: str) -> None:
     override, message = (text.replace("FOLDER", str(folder)) for text in (override, message))
-    assert message in refused(folder, override, *(["data.main_share=0.9"] if "main_share" not in override else []))
+    assert message in refused(
+        folder, *override.split(), *(["data.main_share=0.9"] if "main_share" not in override else [])
+    )
 
 
 @pytest.mark.parametrize("name", ["main", "other", "test"])

@@ -70,6 +70,10 @@ class Recipe:
     measure_sets: list[str] = pydantic.Field(default_factory=list)  # which of them; all where empty
 
     def __post_init__(self) -> None:
+        if self.measure_sets and not self.measure_every:
+            raise ValueError(
+                "measure_sets are looked at every measure_every updates; expected measure_every of 1 or more"
+            )
         for name in self.measure_sets:
             if name not in self.held_out:
                 raise ValueError(
