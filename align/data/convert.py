@@ -15,6 +15,7 @@ import pydantic
 
 from align.config import config, to_plain
 from align.data.files import read_rows
+from align.data.finegrained import finegrained
 from align.data.formats import PARSERS, Example, Format, UnfitError, fit_for_chat, rate, trl
 from align.data.preference import held_out
 from align.data.schema import messages_json, to_json
@@ -196,7 +197,8 @@ def _examples(job: Job, row: Any) -> Iterator[Example]:
     if not isinstance(row, dict):
         raise UnfitError("wrong type", f"found {type(row).__name__}, expected an object")
     pair = job.to == "preferences"
-    parse = trl if job.format == "ultrafeedback" and not pair else PARSERS[job.format]
+    parsers = {**PARSERS, "finegrained": finegrained}
+    parse = trl if job.format == "ultrafeedback" and not pair else parsers[job.format]
     if job.format == "hh" and not pair:  # the losing answer's faults do not matter
         row = {key: value for key, value in row.items() if key != "rejected"}
     for example in parse(row):

@@ -1,8 +1,7 @@
 """Rows of public data sets -> examples: a prompt, its answer and, where there is one, the answer that lost.
 
-Anthropic's HH-RLHF text, TRL's dataset formats, UltraFeedback (scores), FineGrainedRLHF (four answers compared two by
-two), PandaLM (votes), Dolly, self-instruct, and instructions as Flan's and Alpaca's collections write them (LLaMA-I was
-tuned on such).
+Anthropic's HH-RLHF text, TRL's dataset formats, UltraFeedback (scores), PandaLM (votes), Dolly, self-instruct, and
+instructions as Flan's and Alpaca's collections write them (LLaMA-I was tuned on such).
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 from typing import Any, Literal
 
 from align.data.template import check_messages
@@ -151,33 +149,6 @@ def ultrafeedback(row: Mapping[str, Any]) -> Iterator[Example]:
         yield Example(example.prompt, example.chosen, example.rejected, gap)
 
 
-def finegrained(row: Mapping[str, Any]) -> Iterator[Example]:
-    """FineGrainedRLHF's feedback (Wu et al. 2023, arXiv 2306.01693): four answers to a question and six labels.
-
-    ``preference`` tells of the pairs (1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (3, 4): 0 a tie, 1 the first and 2 the
-    second is better. The order is presumed: with it no row of the public file prefers in a circle. Ties need not
-    chain, so the labels are kept as they are; passages, gold answer and marked spans go to ``meta``.
-    """
-    question = _text(row, "question").strip()
-    answers = [_text(row, f"prediction {number}").strip() for number in range(1, 5)]
-    labels, pairs = row.get("preference"), list(combinations(range(4), 2))
-    if (
-        not isinstance(labels, list)
-        or len(labels) != len(pairs)
-        or not all(type(label) is int and 0 <= label <= 2 for label in labels)
-    ):
-        raise UnfitError("unknown labels", f"preference: found {labels!r}, expected six of 0 (tie), 1 and 2")
-    yield Example(
-        prompt=(Message("user", question),),
-        answers=tuple((Message("assistant", answer),) for answer in answers),
-        comparisons=tuple(
-            Comparison(pair=pair, chosen=pair[label - 1] if label else None)
-            for pair, label in zip(pairs, labels, strict=True)
-        ),
-        meta={key: row[key] for key in ("passages", "gold", "feedback") if key in row},
-    )
-
-
 def dolly(row: Mapping[str, Any]) -> Iterator[Example]:
     """``{"instruction", "context"?, "response"}``; a row marked ``maybe_truncated`` is unfit."""
     if row.get("maybe_truncated"):
@@ -225,7 +196,6 @@ PARSERS: Mapping[Format, Callable[[Mapping[str, Any]], Iterator[Example]]] = {
     "hh": hh,
     "trl": trl,
     "ultrafeedback": ultrafeedback,
-    "finegrained": finegrained,
     "dolly": dolly,
     "self_instruct": self_instruct,
     "instructions": instructions,
