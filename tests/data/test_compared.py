@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from align.data.compared import ComparedRow, compared_rows, comparisons, plain_pairs, read_compared
 from align.data.preference import leave_out, pair_rows, read_pairs
 from align.data.tokenizer import Tokenizer
-from align.data.trees import collate
+from align.data.trees import ROW, collate
 from align.errors import DataError
 from align.files import write_jsonl
 from align.losses import ranking_loss
@@ -65,7 +65,7 @@ def test_a_tree_of_k_answers_equals_its_pairs_one_by_one(made: list[ComparedRow]
     """Scores, losses and gradients beside two plain rows a pair, also where a tree is longer than a row."""
     batch = collate(made, length)
     laid = batch.batch
-    assert laid.tokens.shape[1] <= length
+    assert laid.tokens.shape[1] <= ROW * length
     scores = SCORER(laid.tokens, laid.positions, laid.segments, at=batch.ends, stems=laid.stems)
     losses = ranking_loss(*scores.chunk(2), batch.margin)
     losses.mean().backward()
@@ -119,8 +119,10 @@ def test_a_tree_longer_than_a_row_stands_on_several_stems() -> None:
     rows = tuple(row([*stem, first, *[5] * extra, 2]) for first, extra in ((5, 2), (6, 1), (7, 2), (8, 1)))
     made = ComparedRow(rows, ((0, 1), (2, 3)), (0.0, 0.0), (3, 3), (-1,) * 4)
     batch = collate([made], 13).batch
-    assert batch.tokens.shape == (2, 13)
-    assert sorted(batch.tokens[:, :6].tolist()) == [stem, stem]
+    tokens = batch.tokens.flatten().tolist()
+    starts = [place for place, token in enumerate(tokens) if token == 1]
+    assert [tokens[place : place + 6] for place in starts] == [stem, stem]
+    assert [stop - start for start, stop in zip(starts, [*starts[1:], len(tokens)], strict=True)] == [13, 13]
     assert int((batch.tokens == 2).sum()) == 4
 
 

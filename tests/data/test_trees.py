@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from align.data.trees import pairs
+from align.data.trees import ROW, pairs
 from align.errors import DataError
 from align.model.heads import Scorer
 from align.records import PairBatch, Row
@@ -42,7 +42,7 @@ def test_tree_rows_equal_plain_rows(drawn: list[tuple[list[int], list[int], list
     """Scores and gradients, also where some trees do not fit a row and stand as two documents."""
     rows = made(drawn)
     batch = batched(rows, length)
-    assert batch.batch.tokens.shape[1] <= length
+    assert batch.batch.tokens.shape[1] <= ROW * length
     weights = torch.linspace(-1, 1, 2 * len(rows))
     laid = batch.batch
     packed = SCORER(laid.tokens, laid.positions, laid.segments, at=batch.ends, stems=laid.stems)
