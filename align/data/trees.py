@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from align.data.compared import ComparedRow
 from align.data.pack import bins, level
+from align.errors import DataError
 from align.records import Batch, PairBatch, Row
 
 ROW = 4  # lengths that a row may hold: two trees seldom fit one, and half a row would be padding
@@ -59,7 +60,7 @@ def collate(rows: Sequence[ComparedRow], length: int) -> PairBatch:
 
     Args:
         rows: the answers to a prompt each.
-        length: tokens of a row at most; a prompt whose tree is longer stands as several.
+        length: tokens of a tree at most; a prompt whose tree is longer stands as several.
 
     Raises:
         DataError: an answer with its prompt is longer than ``length``.
@@ -104,9 +105,11 @@ def collate(rows: Sequence[ComparedRow], length: int) -> PairBatch:
 def _items(answers: Sequence[Row], first: int, length: int) -> Iterator[_Item]:
     """One tree, or several where it does not fit a row; ``first`` is the number of the first answer."""
     sizes = [len(row.tokens) for row in answers]
+    if max(sizes) > length:
+        raise DataError(f"answer {first + sizes.index(max(sizes))}: found {max(sizes)} tokens, expected 1 to {length}")
     stem = _alike(answers)
-    if sum(sizes) - stem * (len(answers) - 1) <= length or max(sizes) > length:
-        groups = [[i] for i in range(len(answers))] if max(sizes) > length else [list(range(len(answers)))]
+    if sum(sizes) - stem * (len(answers) - 1) <= length:
+        groups = [list(range(len(answers)))]
     else:
         groups = [sorted(group) for group in bins([size - stem for size in sizes], length - stem)]
     for group in groups:
