@@ -33,11 +33,11 @@ class Series:
     kind: Literal["line", "faint", "dashed"] = "line"
 
 
-def svg(label: str, width: float, height: float, *parts: Markup) -> Markup:
-    """A picture that scales with its column; ``label`` is what a screen reader says."""
+def svg(label: str, width: float, height: float, *parts: Markup, most: float | None = None) -> Markup:
+    """A picture that scales with its column, to ``most`` pixels; ``label`` is what a screen reader says."""
     return element(
         "svg", *parts, xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {number(width)} {number(height)}", role="img",
-        aria_label=label, class_="chart",
+        aria_label=label, class_="chart", style=f"max-width: {number(most)}px" if most else None,
     )  # fmt: skip
 
 

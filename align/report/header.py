@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from align.energy import carbon_kg
 from align.report import cost, verdicts
-from align.report.cost import Power, duration
+from align.report.cost import Power
 from align.report.gather import Run, value
 from align.report.markup import Markup, element, text
 
@@ -62,12 +63,12 @@ def _tiles(run: Run, power: Power) -> Iterator[Markup]:
     seconds = [s for part in run.parts if math.isfinite(s := cost.seconds_of(part))]
     if seconds:
         peaks = [g for part in run.parts if math.isfinite(g := value(part.usage, "peak_gib"))]
-        yield _tile("time", duration(sum(seconds)), f"peak memory {max(peaks):.2f} GiB" if peaks else "")
+        yield _tile("time", _about(math.fsum(seconds)), f"peak {max(peaks):.2f} GiB" if peaks else "")
     found = [energy for part in run.parts if (energy := cost.spent(part, power))]
     if found:
         wh = sum(energy.wh for energy in found)
         how = " and ".join(sorted({energy.how for energy in found}))
-        grams = 1000 * cost.carbon_kg(wh, power.kg_per_kwh)
+        grams = 1000 * carbon_kg(wh, power.kg_per_kwh)
         yield _tile("energy", f"{wh:.1f} Wh", f"{grams:.1f} g CO₂e, {how}")
 
 
@@ -78,6 +79,13 @@ def _headline(cell: Any) -> str:
     if cell.get("share") is not None:
         return f"{100 * cell['share']:.1f} %"
     return f"{cell['mean']:.2f}".replace("-0.00", "0.00") if cell.get("mean") is not None else ""
+
+
+def _about(seconds: float) -> str:
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
 
 
 def _tile(title: str, now: str, then: str) -> Markup:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 from align.artifacts import Manifest, resolve
@@ -12,8 +13,11 @@ from align.report.charts import shorten, svg
 from align.report.cost import stage_colors
 from align.report.markup import Markup, element, number, text
 
-BOX, TALL, GAP_X, GAP_Y = 104.0, 34.0, 12.0, 26.0
+BOX, TALL, LANE, GAP_X, GAP_Y = 108.0, 34.0, 2.0, 11.0, 28.0
+LARGEST = 1.25  # pixels a unit: a small picture is not blown up
 DATA = "data"  # an edge that carries files, not weights
+BOXED = -1  # the lane's number of a box itself
+Stop = tuple[str, int]  # a box, or the lane of a box's lines in a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,26 +61,65 @@ def nodes_of(family: Mapping[Path, Manifest | None]) -> dict[str, Node]:
 
 
 def picture(nodes: Mapping[str, Node], links: Mapping[str, str]) -> Markup:
-    """Boxes in rows, each below all that it was made from.
+    """Boxes in rows, each below all that it was made from; a line over several rows has a lane through them.
 
     Args:
         nodes: from :func:`nodes_of`, at least one.
         links: by folder, the address on the page that the box leads to.
     """
-    rows = _rows(nodes)
-    widest = max(len(row) for row in rows)
-    width = widest * (BOX + GAP_X) + GAP_X
-    place = {}
-    for depth, row in enumerate(rows):
-        left = (width - len(row) * (BOX + GAP_X) + GAP_X) / 2
-        for index, key in enumerate(row):
-            place[key] = (left + index * (BOX + GAP_X), 8 + depth * (TALL + GAP_Y))
-    parts = [_edge(place[above], place[key], kind) for key, node in nodes.items() for above, kind in node.above.items()]
-    parts += [_box(node, *place[key], links.get(key)) for key, node in nodes.items()]
+    rows = layout(nodes)
+    at = {stop: x for row in rows for stop, x in row.items()}
+    left = min(x - _width(stop) / 2 for stop, x in at.items()) - GAP_X
+    right = max(x + _width(stop) / 2 for stop, x in at.items()) + GAP_X
+    depth = {key: row for row, stops in enumerate(rows) for key, lane in stops if lane == BOXED}
+    parts = []
+    for key, node in nodes.items():
+        for above, kind in node.above.items():
+            lanes = [(at[above, row], _top(row)) for row in range(depth[above] + 1, depth[key])]
+            way = [(at[above, BOXED], _top(depth[above]) + TALL), *lanes, (at[key, BOXED], _top(depth[key]))]
+            parts.append(element("path", d=_curve(way, left), class_=f"edge {kind}"))
+    for key, node in nodes.items():
+        parts.append(_box(node, at[key, BOXED] - BOX / 2 - left, _top(depth[key]), links.get(key)))
     told = "; ".join(
         f"{node.name} from {', '.join(nodes[key].name for key in node.above)}" for node in nodes.values() if node.above
     )
-    return svg(f"Lineage: {told}", width, len(rows) * (TALL + GAP_Y) - GAP_Y + 16, *parts)
+    height = _top(len(rows)) - GAP_Y + 8
+    return svg(f"Lineage: {told}", right - left, height, *parts, most=LARGEST * (right - left))
+
+
+def layout(nodes: Mapping[str, Node]) -> list[dict[Stop, float]]:
+    """For each row, the middles of what stands in it from left to right: boxes, and lanes of lines that go on below."""
+    depth = _depths(nodes)
+    rows: list[dict[Stop, None]] = [{} for _ in range(max(depth.values()) + 1)]
+    ties: dict[Stop, set[Stop]] = defaultdict(set)
+    for key in nodes:
+        rows[depth[key]][key, BOXED] = None
+    for key, node in nodes.items():
+        for above in node.above:
+            # lines from one box to several below share a lane as long as they go the same way
+            way = [(above, BOXED), *((above, row) for row in range(depth[above] + 1, depth[key])), (key, BOXED)]
+            for row, stop in enumerate(way[1:-1], depth[above] + 1):
+                rows[row][stop] = None
+            for one, other in pairwise(way):
+                ties[one].add(other)
+                ties[other].add(one)
+    place = {stop: row for row, stops in enumerate(rows) for stop in stops}
+    order = [list(row) for row in rows]
+    for _ in range(8):  # to and fro: by the middle of the neighbours above, then of those below
+        for step in (-1, 1):
+            for row in order if step < 0 else reversed(order):
+                share = {stop: (i + 0.5) / len(r) for r in order for i, stop in enumerate(r)}
+                middle = {stop: _mean([share[t] for t in ties[stop] if place[t] == place[stop] + step], share[stop])
+                          for stop in row}  # fmt: skip
+                row.sort(key=middle.__getitem__)
+    at = {stop: x for row in order for stop, x in _spread(row, dict.fromkeys(row, 0.0)).items()}
+    for _ in range(12):
+        for step in (-1, 1):
+            for row in order if step < 0 else reversed(order):
+                wanted = {stop: _mean([at[t] for t in ties[stop] if place[t] == place[stop] + step], at[stop])
+                          for stop in row}  # fmt: skip
+                at |= _spread(row, wanted)
+    return [{stop: at[stop] for stop in row} for row in order]
 
 
 def _reachable(key: str, edges: Mapping[str, Mapping[str, str]]) -> set[str]:
@@ -91,8 +134,8 @@ def _reachable(key: str, edges: Mapping[str, Mapping[str, str]]) -> set[str]:
     return seen
 
 
-def _rows(nodes: Mapping[str, Node]) -> list[list[str]]:
-    """Each node one row below the lowest of those above it, ordered within a row by where those stand."""
+def _depths(nodes: Mapping[str, Node]) -> dict[str, int]:
+    """Each node one row below the lowest of those above it."""
     depth: dict[str, int] = {}
 
     def deep(key: str) -> int:
@@ -101,30 +144,51 @@ def _rows(nodes: Mapping[str, Node]) -> list[list[str]]:
             depth[key] = 1 + max((deep(above) for above in nodes[key].above), default=-1)
         return depth[key]
 
-    rows: dict[int, list[str]] = defaultdict(list)
     for key in nodes:
-        rows[deep(key)].append(key)
-    ordered = [rows[index] for index in range(max(rows) + 1)]
-    below: dict[str, list[str]] = defaultdict(list)
-    for key, node in nodes.items():
-        for above in node.above:
-            below[above].append(key)
-    for _ in range(4):  # to and fro: by the middle of the neighbours above, then of those below
-        for around in (lambda key: list(nodes[key].above), lambda key: below[key]):
-            at = {key: (index + 0.5) / len(row) for row in ordered for index, key in enumerate(row)}
-            for row in ordered:
-                middle = {
-                    key: sum(at[n] for n in near) / len(near) if (near := around(key)) else at[key] for key in row
-                }
-                row.sort(key=middle.__getitem__)
-    return ordered
+        deep(key)
+    return depth
 
 
-def _edge(above: tuple[float, float], below: tuple[float, float], kind: str) -> Markup:
-    x0, y0, x1, y1 = above[0] + BOX / 2, above[1] + TALL, below[0] + BOX / 2, below[1]
-    bend = max(GAP_Y * 0.7, (y1 - y0) * 0.45)
-    way = f"M{number(x0)} {number(y0)}C{number(x0)} {number(y0 + bend)} {number(x1)} {number(y1 - bend)} "
-    return element("path", d=f"{way}{number(x1)} {number(y1)}", class_=f"edge {kind}")
+def _spread(row: Sequence[Stop], wanted: Mapping[Stop, float]) -> dict[Stop, float]:
+    """Middles as near to the wanted ones as the order and the room that each needs allow."""
+    gaps = [0.0, *((_width(a) + _width(b)) / 2 + GAP_X for a, b in pairwise(row))]
+    offsets = list(accumulate(gaps))
+    # without the room that all before them need, the places must only not descend: pool those that do (isotonic)
+    pools: list[tuple[float, int]] = []
+    for stop, offset in zip(row, offsets, strict=True):
+        mean, count = wanted[stop] - offset, 1
+        while pools and pools[-1][0] > mean:
+            before, many = pools.pop()
+            mean, count = (before * many + mean * count) / (many + count), many + count
+        pools.append((mean, count))
+    flat = [mean for mean, count in pools for _ in range(count)]
+    return {stop: mean + offset for stop, mean, offset in zip(row, flat, offsets, strict=True)}
+
+
+def _mean(values: Sequence[float], otherwise: float) -> float:
+    return sum(values) / len(values) if values else otherwise
+
+
+def _width(stop: Stop) -> float:
+    return BOX if stop[1] == BOXED else LANE
+
+
+def _top(row: int) -> float:
+    return 8 + row * (TALL + GAP_Y)
+
+
+def _curve(way: Sequence[tuple[float, float]], left: float) -> str:
+    """Down through the gaps between rows in curves, straight beside the boxes of the rows that it passes."""
+    (x, y), *rest = way
+    drawn = [f"M{number(x - left)} {number(y)}"]
+    for index, (to, top) in enumerate(rest):
+        half = number((y + top) / 2)
+        drawn.append(f"C{number(x - left)} {half} {number(to - left)} {half} {number(to - left)} {number(top)}")
+        x, y = to, top
+        if index < len(rest) - 1:
+            y = top + TALL
+            drawn.append(f"V{number(y)}")
+    return "".join(drawn)
 
 
 def _box(node: Node, x: float, y: float, link: str | None) -> Markup:

@@ -127,8 +127,9 @@ def _head(row: Row, colors: Mapping[str, int]) -> Markup:
     for key in row:
         if key not in TOLD and math.isfinite(found := value(row, key)):
             chips.append(element("span", text(f"{key} {found:.2f}"), class_="chip"))
-    scores = row.get("scores")
-    for key in scores if isinstance(scores, dict) else ():
+    found_scores = row.get("scores")
+    scores: Row = found_scores if isinstance(found_scores, dict) else {}
+    for key in scores:
         if math.isfinite(found := value(scores, key)):
             chips.append(element("span", text(f"{key} {found:.2f}"), class_="chip"))
     for key, when, what, bad in (("safe", False, "unsafe", True), ("refused", True, "refused", False),
@@ -144,7 +145,7 @@ def _score(row: Row) -> float:
 
 
 def _kind(prompt: Prompt | None) -> str:
-    return (prompt.source or prompt.kind or "") if prompt else ""
+    return (prompt.source or prompt.kind) if prompt else ""
 
 
 def _every_kind(keys: Sequence[str], kinds: Mapping[str, str], most: int) -> list[str]:
@@ -154,7 +155,7 @@ def _every_kind(keys: Sequence[str], kinds: Mapping[str, str], most: int) -> lis
     by_kind: dict[str, list[str]] = defaultdict(list)
     for key in keys:
         by_kind[kinds[key]].append(key)
-    chosen = set()
+    chosen: set[str] = set()
     for mine in by_kind.values():
         count = max(1, round(most * len(mine) / len(keys)))
         chosen.update(mine[int(i * len(mine) / count)] for i in range(count))

@@ -107,7 +107,7 @@ def plus_minus(cell: Mapping[str, float | None], digits: int) -> str:
     return f"{cell['mean']:.{digits}f} ± {error}"
 
 
-def percent(share: float | None) -> Table:
+def percent(share: float | None) -> str:
     """A share in per cent, or a dash where there was nothing to count."""
     return "–" if share is None else f"{100 * share:.1f} %"
 

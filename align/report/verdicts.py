@@ -145,7 +145,8 @@ def gains(part: Part, manifest: Manifest) -> Figure | None:
     names = [name for name, m in policies.items() if isinstance(m.get("helpful"), dict)]
     if len(names) < 2:
         return None
-    rows, data = [], []
+    rows: list[Bar] = []
+    data: list[list[str | float | None]] = []
     for before, after in pairwise(names):
         found, error = gain([policies[before]], [policies[after]])
         known = math.isfinite(error) and error > 0
