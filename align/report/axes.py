@@ -11,7 +11,7 @@ from align.report.markup import Markup, element, join, text
 
 WIDTH, HEIGHT = 360.0, 230.0  # viewBox units, which a phone shows at about one pixel each
 RIGHT, TOP, BOTTOM = 12.0, 12.0, 42.0
-CHARACTER = 6.1  # mean advance of a digit at the axis's font size
+CHARACTER = 6.4  # mean advance of a digit at the axis's font size
 ROUND = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 Format = Callable[[float], str]
@@ -110,7 +110,7 @@ def frame(
     if shares:
         y_ticks = [tick for tick in y_ticks if -1e-9 <= tick <= 1 + 1e-9] or [0.0, 1.0]
     write = (percent if shares else plain)(y_ticks)
-    left = 24 + CHARACTER * max(len(write(tick)) for tick in y_ticks)
+    left = 28 + CHARACTER * max(len(write(tick)) for tick in y_ticks)
     y = Scale(min(y_ticks[0], low), max(y_ticks[-1], max(ys)), HEIGHT - BOTTOM, TOP)
     if names is not None:
         x = Scale(-0.5, len(names) - 0.5, left, WIDTH - RIGHT)

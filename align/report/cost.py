@@ -15,7 +15,7 @@ from align.report.gather import Part, Run, value
 from align.report.tables import Table
 
 STAGES = ("world", "people", "convert", "pretrain", "sft", "reward", "rejection", "ghost", "ppo", "evaluate")
-RATE = "counted_per_second"
+RATES = ("counted_per_second", "tokens_per_second")  # the first of them that a stage logs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,13 +92,22 @@ def costs(run: Run, power: Power) -> Table | None:
             "",
             duration(math.fsum(s for part in known if math.isfinite(s := seconds_of(part)))),
             _gib(max((g for part in known if math.isfinite(g := value(part.usage, "peak_gib"))), default=math.nan)),
-            "",
+            "–",
             f"{total:.2f}" if energies else "–",
             f"{1000 * carbon_kg(total, power.kg_per_kwh):.2f}" if energies else "–",
             " and ".join(hows) or "–",
         ]
     )
-    columns = ["artifact", "stage", "time", "peak memory", "tokens/s", "energy, Wh", "CO₂e, g", "energy is"]
+    columns = [
+        "artifact",
+        "stage",
+        "time",
+        "peak memory",
+        "tokens/s (reward: pairs/s)",
+        "energy, Wh",
+        "CO₂e, g",
+        "energy is",
+    ]
     return Table("Time, memory, energy", columns, rows)
 
 
@@ -121,8 +130,11 @@ def explain(run: Run, power: Power) -> str:
 
 def tokens_per_second(part: Part) -> float:
     """Median rate over the updates, in counted tokens (or pairs, for a reward model) a second; NaN where not logged."""
-    rates = [rate for row in part.timings if math.isfinite(rate := value(row, RATE))]
-    return statistics.median(rates) if rates else math.nan
+    for key in RATES:
+        rates = [rate for row in part.timings if math.isfinite(rate := value(row, key))]
+        if rates:
+            return statistics.median(rates)
+    return math.nan
 
 
 def times(run: Run) -> Figure | None:
@@ -213,14 +225,14 @@ def rates(run: Run) -> Figure | None:
     return Figure(
         key="rates",
         title="Tokens a second",
-        caption="Counted tokens (those that the loss counts), median over the updates.",
+        caption="Those that the loss counts; of PPO those sampled. Median over the updates.",
         drawing=bars(rows, "Tokens a second: " + ", ".join(f"{r.name} {r.note}" for r in rows), "tokens/s"),
         columns=("artifact", "stage", "tokens/s"),
         rows=[[part.name, part.stage, tokens_per_second(part)] for part in known],
     )
 
 
-NO_PHASE = {"step", "seconds", RATE}
+NO_PHASE = {"step", "seconds"}
 
 
 def _phases_of(row: Mapping[str, object]) -> Sequence[str]:

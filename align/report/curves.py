@@ -13,6 +13,7 @@ from align.report.gather import Part, Row, Run, value
 from align.report.markup import Markup
 
 DRAWN = 400  # points of a line; a phone shows no more
+CROWD = 4  # of more lines only the means are drawn
 KEPT = 5000  # of a series in the data to be downloaded; metrics.jsonl has all
 
 
@@ -84,14 +85,16 @@ def _figure(kind: str, parts: Sequence[Part], family: Family, keys: Sequence[str
         shown_x, shown_y = thin(x, y, DRAWN)
         window = max(1, len(shown_x) // 25) | 1
         if window >= 5:
+            shown = shown_y
             smoothed = max(smoothed, window * round(len(x) / len(shown_x)))
-            drawn.append(Series(name=name, x=shown_x, y=shown_y, color=colors[name], kind="faint"))
-            shown_y = smooth(shown_y, window)
+            shown_y = smooth(shown, window)
+            if len(names) <= CROWD:
+                drawn.append(Series(name=name, x=shown_x, y=shown, color=colors[name], kind="faint"))
         drawn.append(Series(name=name, x=shown_x, y=shown_y, color=colors[name]))
     drawn.sort(key=lambda s: s.kind != "faint")  # faint ones lie behind
     title = f"{family.title}, {TITLES[kind].lower() if kind != 'ppo' else 'PPO'}" if kind in TITLES else family.title
     caption = f"Against {'iterations' if kind == 'ppo' else 'updates'}"
-    caption += f"; bold: mean over about {smoothed} of them." if smoothed else "."
+    caption += f"; the line is a running mean over about {smoothed} of them." if smoothed else "."
     if any(part.state != "finished" for part in parts):
         caption += " Not finished."
     legend = legend_of(drawn)

@@ -46,7 +46,7 @@ def nodes_of(family: Mapping[Path, Manifest | None]) -> dict[str, Node]:
         for entry in manifest.parents if manifest else ():
             above[str(resolve(folder, entry["path"]).resolve())] = "weights"
         edges[str(folder)] = {key: kind for key, kind in above.items() if Path(key) in family}
-    found = {}
+    nodes = {}
     for folder, manifest in family.items():
         above = edges[str(folder)]
         stage = manifest.stage if manifest else ""
@@ -56,8 +56,8 @@ def nodes_of(family: Mapping[Path, Manifest | None]) -> dict[str, Node]:
             if (kind != DATA and stage != "evaluate")
             or not any(key in _reachable(other, edges) for other in above if other != key)
         }
-        found[str(folder)] = Node(folder.name, stage, kept)
-    return found
+        nodes[str(folder)] = Node(folder.name, stage, kept)
+    return nodes
 
 
 def picture(nodes: Mapping[str, Node], links: Mapping[str, str]) -> Markup:
@@ -105,21 +105,23 @@ def layout(nodes: Mapping[str, Node]) -> list[dict[Stop, float]]:
                 ties[other].add(one)
     place = {stop: row for row, stops in enumerate(rows) for stop in stops}
     order = [list(row) for row in rows]
+
+    def beside(stop: Stop, step: int, known: Mapping[Stop, float]) -> float:
+        """The middle of what a stop is tied to in the row above (-1) or below (1)."""
+        return _mean([known[tied] for tied in ties[stop] if place[tied] == place[stop] + step], known[stop])
+
     for _ in range(8):  # to and fro: by the middle of the neighbours above, then of those below
         for step in (-1, 1):
-            for row in order if step < 0 else reversed(order):
-                share = {stop: (i + 0.5) / len(r) for r in order for i, stop in enumerate(r)}
-                middle = {stop: _mean([share[t] for t in ties[stop] if place[t] == place[stop] + step], share[stop])
-                          for stop in row}  # fmt: skip
-                row.sort(key=middle.__getitem__)
-    at = {stop: x for row in order for stop, x in _spread(row, dict.fromkeys(row, 0.0)).items()}
+            for stops in order[::-step]:
+                share = {stop: (i + 0.5) / len(row) for row in order for i, stop in enumerate(row)}
+                middle = {stop: beside(stop, step, share) for stop in stops}
+                stops.sort(key=middle.__getitem__)
+    at = {stop: x for stops in order for stop, x in _spread(stops, dict.fromkeys(stops, 0.0)).items()}
     for _ in range(12):
         for step in (-1, 1):
-            for row in order if step < 0 else reversed(order):
-                wanted = {stop: _mean([at[t] for t in ties[stop] if place[t] == place[stop] + step], at[stop])
-                          for stop in row}  # fmt: skip
-                at |= _spread(row, wanted)
-    return [{stop: at[stop] for stop in row} for row in order]
+            for stops in order[::-step]:
+                at |= _spread(stops, {stop: beside(stop, step, at) for stop in stops})
+    return [{stop: at[stop] for stop in stops} for stops in order]
 
 
 def _reachable(key: str, edges: Mapping[str, Mapping[str, str]]) -> set[str]:
