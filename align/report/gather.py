@@ -15,6 +15,7 @@ from align.provenance import hide_secrets
 
 STATE = "pipeline.json"  # what align.pipeline writes beside the artifacts
 USAGE = "usage.json"  # what align.runner writes into a stage's work folder
+BUILDING = {".partial", ".old"}  # an artifact on its way to its place
 Row = Mapping[str, Any]
 
 
@@ -68,7 +69,8 @@ def read_run(folder: Path) -> Run:
         part = _part(folder, read_manifest(folder), _state(folder.parent).get(folder.name, {}))
         return Run(title=title, folder=folder, recipe={}, parts=[part], family=_family([folder]))
     state = _state(folder)
-    manifests = {p.parent.name: read_manifest(p.parent) for p in sorted(folder.glob(f"*/{MANIFEST}"))}
+    folders = [p.parent for p in sorted(folder.glob(f"*/{MANIFEST}")) if p.parent.suffix not in BUILDING]
+    manifests = {p.name: read_manifest(p) for p in folders}
     if not state and not manifests:
         raise ArtifactError(f"{folder}: neither a run folder nor an artifact: no {MANIFEST} in it or in its folders")
     # a recipe changed since leaves artifacts that the pipeline no longer names: they follow

@@ -15,6 +15,7 @@ from align.report import cost, curves, judges, verdicts
 from align.report.cost import Power
 from align.report.figure import Figure, figure
 from align.report.gather import Part, Run, read_rows, read_run, value
+from align.report.given import given
 from align.report.header import header
 from align.report.lineage import nodes_of, picture
 from align.report.markup import EMPTY, Markup, element, join, text
@@ -119,9 +120,13 @@ def _sections(run: Run, power: Power, prompts: int) -> Iterator[tuple[str, str, 
     rounds = [_group(name, found) for name, found in judges.rejection(run)]
     yield "rejection", "Rejection sampling", join(rounds)
     best = ceilings(run.finished)
-    yield "rewards", "Reward models", join([_grid(judges.accuracy(run, best)), *map(_fold, rated)])
+    brought = list(given(run))
+    models = {part.name for part, _ in run.of("reward")}
+    judged = [_group(name, found) for name, found in brought if name.partition(" on ")[0] in models]
+    brought = [(name, found) for name, found in brought if name.partition(" on ")[0] not in models]
+    yield "rewards", "Reward models", join([_grid(judges.accuracy(run, best)), *map(_fold, rated), *judged])
     yield "curves", "Training", join(_group(title, found) for title, found in curves.curves(run))
-    yield "more", "More tables", join(map(_table, rest))
+    yield "more", "More", join([*map(_table, rest), *(_group(name, found) for name, found in brought)])
     cards = [
         samples(answers[part.name], prompts_of(part.folder, manifest), prompts)
         for part, manifest in evaluations

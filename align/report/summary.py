@@ -31,7 +31,7 @@ def tables_of(manifests: Mapping[Path, Manifest]) -> list[Table]:
     Args:
         manifests: by folder.
     """
-    evaluations = {folder: m for folder, m in manifests.items() if m.stage == "evaluate"}
+    evaluations = {f: m for f, m in manifests.items() if m.stage == "evaluate" and m.metrics.get("policies")}
     found = [policies(manifest) for manifest in evaluations.values()]
     found += [table for folder in evaluations if (table := helpful_by_source(folder))]
     found += [obedience(manifest) for manifest in evaluations.values() if manifest.recipe.get("dialogues")]

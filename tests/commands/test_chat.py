@@ -138,8 +138,14 @@ def test_commands_at_the_prompt(policy: Path, judge: Path, tmp_path: Path) -> No
 def test_chat_s_mistakes(policy: Path, tmp_path: Path) -> None:
     assert "polic" in refused("chat", policy.parent / "polic")
     assert "<<SYS>>" in refused("chat", policy, "--system", "a <<SYS>> b")
-    assert "no-rm" in refused("chat", policy, "--score", policy.parent / "no-rm")
-    assert "policy" in refused("chat", policy, "--score", policy)
+
+
+def test_a_scorer_that_is_none_is_told_before_the_first_word(policy: Path) -> None:
+    sampling = SamplingConfig(temperature=0.0, max_new_tokens=8)
+    with pytest.raises(AlignError, match="no-rm"):
+        Chat(policy, None, sampling, 0, [policy.parent / "no-rm"])
+    with pytest.raises(AlignError, match="policy"):
+        Chat(policy, None, sampling, 0, [policy])
 
 
 def test_the_stream_is_the_plain_sampler(policy: Path) -> None:

@@ -36,7 +36,6 @@ from align.cli import main
 main()
 """
 STRIKE = b"\x03"  # what Ctrl-C sends
-END = b"\x04"  # Ctrl-D
 
 
 class Terminal:
@@ -53,7 +52,7 @@ class Terminal:
     def type(self, keys: bytes) -> None:
         os.write(self._end, keys)
 
-    def until(self, wanted: str, seconds: float = 20.0) -> list[float]:
+    def until(self, wanted: str, seconds: float = 60.0) -> list[float]:
         """Read up to what is wanted; when each piece of it came."""
         came, end = [], time.monotonic() + seconds
         while wanted.encode() not in self._left:
@@ -83,7 +82,6 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def terminal(shelf: Path) -> Iterator[Terminal]:
     found = Terminal(shelf / "policy", "--system", "Be brief.", "--score", shelf / "rm")
     try:
-        found.until("> ")
         yield found
     finally:
         found.close()
@@ -92,6 +90,7 @@ def terminal(shelf: Path) -> Iterator[Terminal]:
 def test_it_streams_survives_ctrl_c_and_saves_what_the_schema_reads(
     terminal: Terminal, shelf: Path, tmp_path: Path
 ) -> None:
+    terminal.until("> ")
     terminal.type(b"Hello?\n")
     came = terminal.until("[rm ")
     assert came[-1] - came[0] > 0.1, "piece by piece, not at the end"
@@ -108,8 +107,6 @@ def test_it_streams_survives_ctrl_c_and_saves_what_the_schema_reads(
     path = tmp_path / "talk.jsonl"
     terminal.type(f"/save {path}\n".encode())
     terminal.until("1 dialogue")
-    terminal.type(END)
-    assert terminal.process.wait(timeout=20) == 0
     (saved,) = read_dialogs(path)
     assert saved.messages[:4] == (
         Message("system", "Be brief."), Message("user", "Hello?"), Message("assistant", "it is noon"),
@@ -122,16 +119,17 @@ def test_it_streams_survives_ctrl_c_and_saves_what_the_schema_reads(
     assert [Path(a["policy"]).name for a in (first, second)] == ["policy", "other"]
     assert list(first["scores"]) == [str(shelf / "rm")]
 
-
-def test_at_the_prompt_a_second_ctrl_c_leaves(terminal: Terminal) -> None:
-    terminal.type(STRIKE)
-    terminal.until(AGAIN)
+    # at the prompt one Ctrl-C is forgiven, also after another line; a second one leaves
     terminal.until("> ")
-    terminal.type(b"/policy\n")  # something was typed: the first is forgiven
-    terminal.until("> ")
-    terminal.type(STRIKE)
-    terminal.until(AGAIN)
-    terminal.until("> ")
+    for _ in range(2):
+        terminal.type(STRIKE)
+        terminal.until(AGAIN)
+        terminal.until("> ")
+        terminal.type(b"/policy\n")
+        terminal.until("> ")
     assert terminal.process.poll() is None
     terminal.type(STRIKE)
-    assert terminal.process.wait(timeout=20) == 0
+    terminal.until(AGAIN)
+    terminal.until("> ")
+    terminal.type(STRIKE)
+    assert terminal.process.wait(timeout=60) == 0
