@@ -155,7 +155,7 @@ def times(run: Run) -> Figure | None:
     return Figure(
         key="times",
         title="Time by stage",
-        caption=f"{duration(whole)} together, of the stages as they were last run.",
+        caption=f"{duration(whole)} together, attempts that were interrupted among them.",
         drawing=bars(rows, "Seconds by stage: " + ", ".join(f"{r.name} {r.note}" for r in rows), "seconds"),
         columns=("artifact", "stage", "seconds"),
         rows=[[part.name, part.stage, seconds_of(part)] for part in known],
