@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from align.artifacts import MANIFEST, Manifest, ancestors, read_manifest, work_dir
+from align.artifacts import MANIFEST, Manifest, ancestors, read_manifest, resolve, work_dir
 from align.errors import ArtifactError, nearest
 from align.provenance import hide_secrets
 
@@ -119,6 +119,12 @@ def value(row: Row, key: str) -> float:
     return float(found) if isinstance(found, (int, float)) and not isinstance(found, bool) else math.nan
 
 
+def combined(row: Row) -> float:
+    """The score that counts of a scored answer, logits; NaN where reward models have not seen it."""
+    scores = row.get("scores")
+    return value(scores, "combined") if isinstance(scores, dict) else math.nan
+
+
 def _part(folder: Path, manifest: Manifest | None, state: Mapping[str, Any]) -> Part:
     work = work_dir(folder)
     inside = folder if manifest and "metrics.jsonl" in manifest.files else work
@@ -153,4 +159,15 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _family(folders: Sequence[Path]) -> dict[Path, Manifest | None]:
-    return {path.resolve(): manifest for folder in folders for _, path, manifest in ancestors(folder)}
+    """The artifacts, those that they descend from, and those whose files they read."""
+    found: dict[Path, Manifest | None] = {}
+    queue = list(folders)
+    for folder in queue:  # grows while it is walked
+        for _, path, manifest in ancestors(folder) if folder.resolve() not in found else ():
+            if path.resolve() in found:
+                continue
+            found[path.resolve()] = manifest
+            for entry in manifest.inputs if manifest else ():
+                holder = resolve(path, entry["path"])
+                queue += [p for p in (holder, holder.parent) if (p / MANIFEST).is_file()]
+    return found

@@ -106,7 +106,7 @@ def _sections(run: Run, power: Power, prompts: int) -> Iterator[tuple[str, str, 
     first = [table for table in tables if table.title.startswith("Policies")]
     by_source = [table for table in tables if table.title.startswith("Helpfulness by source")]
     kept = [table for table in tables if table.title.startswith("Instruction")]
-    rated = [table for table in tables if table.title.startswith("Reward-model")]
+    rated = [table for table in tables if table.title.startswith("Reward")]
     rest = [table for table in tables if table not in (*first, *by_source, *kept, *rated)]
     gained = [f for part, m in evaluations if (f := verdicts.gains(part, m))]
     by_version = [f for part, m in evaluations for f in verdicts.versions(part, m)]

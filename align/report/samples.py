@@ -11,7 +11,7 @@ from align.artifacts import Manifest, resolve, sha256_file
 from align.data.schema import read_prompts
 from align.records import Prompt
 from align.report.figure import colors_of
-from align.report.gather import Row, value
+from align.report.gather import Row, combined, value
 from align.report.markup import Markup, element, text
 
 SHOWN = 12  # cards before the reader asks for more
@@ -141,7 +141,7 @@ def _head(row: Row, colors: Mapping[str, int]) -> Markup:
 
 def _score(row: Row) -> float:
     found = value(row, "helpful")
-    return found if math.isfinite(found) else value(row, "reward")
+    return found if math.isfinite(found) else combined(row)
 
 
 def _kind(prompt: Prompt | None) -> str:

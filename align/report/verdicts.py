@@ -12,7 +12,7 @@ from align.artifacts import Manifest
 from align.report.across import gain
 from align.report.charts import Bar, Series, bars, groups, histogram, lines, ridges
 from align.report.figure import Figure, colors_of, legend_of, long_rows
-from align.report.gather import Part, Row, Run, read_rows, value
+from align.report.gather import Part, Row, Run, combined, read_rows, value
 
 Z = 1.96  # normal quantile of a 95 % interval
 BINS = 40
@@ -225,11 +225,13 @@ def _bare(s: Series) -> Series:
 
 def shift(part: Part, answers: Sequence[Row]) -> Iterator[Figure]:
     """Distribution of the scores of a version's answers on the held-out prompts (paper figure 20)."""
-    for key, title, unit in (("reward", "Reward distribution by version", "reward model's score, logits"),
-                             ("helpful", "Helpfulness distribution by version", "judge's score")):  # fmt: skip
+    for key, title, unit, read in (
+        ("reward", "Reward distribution by version", "combined score, logits", combined),
+        ("helpful", "Helpfulness distribution by version", "judge's score", lambda row: value(row, "helpful")),
+    ):
         values: dict[str, list[float]] = defaultdict(list)
         for row in answers:
-            if math.isfinite(found := value(row, key)):
+            if math.isfinite(found := read(row)):
                 values[str(row.get("policy"))].append(found)
         caption = "Share of the answers to the held-out prompts; the upright line is the mean."
         if made := _distribution(f"{part.name}-{key}-shift", title, caption, unit, values):
@@ -241,8 +243,7 @@ def rollout_scores(run: Run) -> Iterator[Figure]:
     for part, _ in run.of("rejection"):
         values: dict[str, list[float]] = defaultdict(list)
         for row in read_rows(part.folder / "rollouts.jsonl", MOST_ROWS):
-            scores = row.get("scores")
-            if isinstance(scores, dict) and math.isfinite(found := value(scores, "combined")):
+            if math.isfinite(found := combined(row)):
                 values[str(row.get("policy"))].append(found)
         caption = (
             f"Combined score of all {sum(map(len, values.values())):,} samples of {part.name}, "

@@ -218,6 +218,28 @@ def test_every_stage_s_artifact_has_a_page(tmp_path: Path, name: str) -> None:
     assert name in Reader(write_report(whole(tmp_path / "run") / name).read_text()).text
 
 
+def test_scores_of_reward_models_stand_with_the_answers_and_are_distributed(tmp_path: Path) -> None:
+    rows = [
+        {"policy": p, "prompt_id": f"p{i}", "question": "?", "answer": "x",
+         "scores": {"helpful": 1.0, "safety": 2.0, "combined": i + k}}
+        for k, p in enumerate("AB") for i in range(4)
+    ]  # fmt: skip
+    only = {key: judged(1)[key] for key in ("kl", "tokens")}
+    made(tmp_path / "run", "exam", "evaluate", {"policies": {"A": only, "B": only}}, rows={"answers.jsonl": rows})
+    page = write_report(tmp_path / "run").read_text()
+    assert "combined 3.00" in Reader(page).text
+    assert "Reward distribution by version" in page
+    data = json.loads(re.findall(r'id="figure-exam-reward-shift".*?<script[^>]*>(.*?)</script>', page, re.DOTALL)[0])
+    assert {row[0]: row[2] for row in data["rows"]} == {"A": 1.5, "B": 2.5}
+    assert [a["data-gain"] for a in Reader(page).of("article")] == ["1"] * 4
+
+
+def test_the_lineage_of_an_artifact_holds_what_its_data_came_from(tmp_path: Path) -> None:
+    page = write_report(whole(tmp_path / "run") / "sft").read_text()
+    data = json.loads(re.findall(r'id="figure-lineage".*?<script[^>]*>(.*?)</script>', page, re.DOTALL)[0])
+    assert {(row[0], row[2]) for row in data["rows"]} == {("base", "data"), ("sft", "base")}
+
+
 def test_one_prompt_without_standard_errors_and_one_policy(tmp_path: Path) -> None:
     alone = judged(1)
     alone["helpful"]["se"] = alone["kl"]["se"] = alone["tokens"]["se"] = None
