@@ -127,8 +127,10 @@ def test_the_numbers_of_a_figure_can_be_saved(opened: Browser, run: Path) -> Non
 
 
 def test_print_leaves_out_what_paper_cannot_do(opened: Browser, run: Path) -> None:
-    page = opened.open(run, DESKTOP)
+    page = opened.open(run, (760, 1000))  # of A4, margins left
     page.call("Emulation.setEmulatedMedia", media="print")
+    assert page.evaluate(OVERFLOW)["page"] <= 0
+    assert page.evaluate("[...document.querySelectorAll('.table')].every((t) => t.scrollWidth <= t.clientWidth)")
     hidden = "['nav', '.filters', '.more'].map((s) => getComputedStyle(document.querySelector(s)).display)"
     assert page.evaluate(hidden) == ["none"] * 3
     assert all(found["width"] > 100 and found["drawn"] for found in page.evaluate(FIGURES))
