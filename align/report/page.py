@@ -52,7 +52,7 @@ def write_report(
         The file's path.
 
     Raises:
-        ArtifactError: no such run, a file of it that cannot be read, or a folder where the page should go.
+        ArtifactError: no such run, a file of it that cannot be read, or a place that cannot be written.
     """
     run = read_run(folder)
     if out is None:
@@ -64,7 +64,11 @@ def write_report(
     power = Power(watts=None if math.isnan(stated) else stated)
     if carbon is not None:
         power = replace(power, kg_per_kwh=carbon)
-    write_text(out, page(run, power, prompts))
+    written = page(run, power, prompts)
+    try:
+        write_text(out, written)
+    except OSError as error:
+        raise ArtifactError(f"{out}: cannot be written ({error.strerror}); --out names another file") from error
     return out
 
 

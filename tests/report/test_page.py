@@ -258,6 +258,8 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     run = unfinished(tmp_path / "run")
     with pytest.raises(ArtifactError, match="is a folder, expected a file"):
         write_report(run, tmp_path)
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        write_report(run, run / "pipeline.json" / "page.html")
     (run / "work" / "sft" / "metrics.jsonl").write_text('{"step": 0}\nnot json\n')
     with pytest.raises(ArtifactError, match=r"sft/metrics\.jsonl:2: not JSON"):
         write_report(run)
