@@ -37,6 +37,9 @@ app = typer.Typer(
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe's YAML.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values laid over the recipe's.")]
+Wandb = Annotated[
+    str | None, typer.Option(metavar="PROJECT", help="Log to Weights & Biases too (pip install 'align[wandb]').")
+]
 Artifact = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="An artifact's folder.")]
 
 
@@ -46,28 +49,32 @@ def main() -> None:
 
 
 @app.command()
-def run(recipe: RecipePath, overrides: Overrides = None) -> None:
+def run(recipe: RecipePath, overrides: Overrides = None, wandb: Wandb = None) -> None:
     """Run one stage; goes on where it was stopped."""
+    _mirror(wandb)
     from align.runner import load_task
 
     _perform(load_task(recipe, overrides or []))
 
 
 @app.command()
-def pipeline(recipe: RecipePath, overrides: Overrides = None) -> None:
+def pipeline(recipe: RecipePath, overrides: Overrides = None, wandb: Wandb = None) -> None:
     """Run stages in order into one folder; what is finished and unchanged is skipped, the rest goes on.
 
     stages.NAME.set.KEY=VALUE reaches into a stage.
     """
     from align.pipeline import load_pipeline
     from align.pipeline import run as run_pipeline
+    from align.report.page import write_report
     from align.report.summary import summary
 
+    _mirror(wandb)
     loaded = load_pipeline(recipe, overrides or [])
     run_pipeline(loaded, _say)
     tables = summary(loaded.out)
     if tables:
         _say(f"\n{tables}")
+    _say(f"\nreport: {write_report(loaded.out)}")
 
 
 @app.command()
@@ -79,6 +86,24 @@ def tables(
     from align.report.summary import summary
 
     _say(summary(runs[0]) if len(runs) == 1 else across(runs))
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A pipeline's run folder, or an artifact's.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The file; RUN/report.html where not given, beside a single artifact.")
+    ] = None,
+    prompts: Annotated[int, typer.Option(min=0, help="At most so many with their answers.")] = 200,
+    watts: Annotated[
+        float | None, typer.Option(min=0.0, help="Of the whole machine, where no energy was measured.")
+    ] = None,
+    carbon: Annotated[float | None, typer.Option(min=0.0, help="kg CO2e a kWh of your grid.")] = None,
+) -> None:
+    """Write one HTML page of a run, finished or not: tables, curves, samples, energy. It needs no network."""
+    from align.report.page import write_report
+
+    _say(str(write_report(run, out, watts=watts, carbon=carbon, prompts=prompts)))
 
 
 @app.command()
@@ -134,6 +159,9 @@ def chat(
     top_p: Annotated[float, typer.Option(min=0.0, max=1.0)] = 0.9,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 512,
     seed: int = 0,
+    score: Annotated[
+        list[Path] | None, typer.Option(metavar="RM", help="A reward model that scores every answer; may be repeated.")
+    ] = None,
 ) -> None:
     """Talk to a policy. The sampling defaults are those of Meta's released chat code."""
     from align.commands.chat import chat as talk
@@ -141,7 +169,7 @@ def chat(
     from align.rollout.backend import SamplingConfig
 
     sampling = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens}
-    talk(artifact, system, parse(SamplingConfig, sampling, "options"), seed)
+    talk(artifact, system, parse(SamplingConfig, sampling, "options"), seed, score or [])
 
 
 @app.command()
@@ -214,6 +242,13 @@ def _perform_values(recipe: Path | None, overrides: list[str], stage: str, out: 
     if values.get("stage") != stage:
         raise RecipeError(f"{where}: stage: found {values.get('stage')!r}, expected {stage!r}")
     _perform(make_task(values, where, out))
+
+
+def _mirror(project: str | None) -> None:
+    if project is not None:
+        from align.engine.metrics import use_wandb
+
+        use_wandb(project)
 
 
 def _perform(task: Any) -> None:

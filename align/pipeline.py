@@ -16,6 +16,7 @@ from align.artifacts import recipe_digest, write_json
 from align.config import config, parse, read_yaml, to_plain
 from align.errors import RecipeError, nearest
 from align.lock import locked
+from align.provenance import hide_secrets
 from align.runner import STAGES, Task, make_task, perform
 from align.values import lay, load, resolve
 
@@ -42,6 +43,8 @@ class Recipe:
     seed: int = 0  # for ${seed}
     data: str | None = None  # for ${data}
     model: str | None = None  # for ${model}: a model from elsewhere
+    # drawn by the whole machine: the report reckons energy with it where the machine counts none
+    watts: Annotated[float, pydantic.Field(gt=0)] | None = None
     stages: Annotated[dict[str, StageEntry], pydantic.Field(min_length=1)]
 
     def __post_init__(self) -> None:
@@ -141,7 +144,7 @@ class _State:
         before = self._read()
         self._values: dict[str, Any] = {
             "pipeline": pipeline.name,
-            "recipe": pipeline.plain,
+            "recipe": hide_secrets(pipeline.plain),
             "stages": {
                 task.name: {
                     "state": "waiting",

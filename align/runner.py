@@ -21,6 +21,7 @@ from align.artifacts import (
     write_json,
 )
 from align.config import parse, read_yaml, to_plain
+from align.energy import EnergyMeter, merge
 from align.errors import RecipeError, RunError, nearest
 from align.lock import locked
 from align.usage import PeakMemory
@@ -39,6 +40,7 @@ STAGES: dict[str, str] = {
     "evaluate": "align.stages.evaluate",
 }
 RECORD = "recipe.json"  # in a stage's work folder: what the unfinished work there belongs to
+USAGE = "usage.json"  # beside it: what the work has taken so far, for the report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,9 +109,13 @@ def perform(task: Task, say: Callable[[str], None]) -> Outcome:
             return Outcome(made=False)
         prepare_work(task, say)
         began = time.perf_counter()
-        with PeakMemory() as peak:
-            settings = getattr(task.recipe, "launch", LaunchConfig())
-            launch(STAGES[task.stage], task.plain, task.out, settings)
+        peak, meter = PeakMemory(), EnergyMeter()
+        try:
+            with peak, meter:
+                settings = getattr(task.recipe, "launch", LaunchConfig())
+                launch(STAGES[task.stage], task.plain, task.out, settings)
+        finally:
+            _count(work_dir(task.out) / USAGE, time.perf_counter() - began, peak.gib, meter.joules)
         if not (task.out / MANIFEST).is_file():
             raise RunError(f"{task.name}: the stage {task.stage} ended without leaving an artifact at {task.out}")
         return Outcome(made=True, seconds=time.perf_counter() - began, peak_gib=peak.gib)
@@ -133,6 +139,18 @@ def prepare_work(task: Task, say: Callable[[str], None]) -> None:
             work.rename(aside)
             say(f"{task.name}: recipe or inputs changed; earlier work set aside in {aside}")
     write_json(work / RECORD, record)
+
+
+def _count(path: Path, seconds: float, peak_gib: float, joules: Mapping[str, float]) -> None:
+    """Add an attempt to what earlier ones took of the same work; one that was killed outright has left nothing."""
+    before = _read(path)
+    before = before if isinstance(before, dict) else {}
+    taken = {
+        "seconds": before.get("seconds", 0.0) + seconds,
+        "peak_gib": max(before.get("peak_gib", 0.0), peak_gib),
+        "joules": merge(before.get("joules", {}), joules),  # of the devices, by counter; empty where none can be read
+    }
+    write_json(path, taken)
 
 
 def sources(plain: Mapping[str, Any]) -> dict[str, str]:

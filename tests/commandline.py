@@ -32,6 +32,7 @@ batch: {rows: 8, micro_rows: 4, length: 64}
 optim: {lr: 1.0e-3, betas: [0.9, 0.95], eps: 1.0e-5, weight_decay: 0.1, clip: 1.0, schedule: cosine}
 zero: {stage: 0, dtype: fp32}
 """
+WORDS = ["hello good day how are you", "I am well", "what is the time", "it is noon"]
 TURN = [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Good day."}]
 
 
@@ -45,14 +46,31 @@ def make_policy(folder: Path) -> Path:
     sizes = LlamaConfig(vocab_size=320, dim=16, n_layers=1, n_heads=2, n_kv_heads=1, ffn_dim=24, max_seq_len=96)
     model = Llama(sizes)
     init_weights(model, 0)
-    words = ["hello good day how are you", "I am well", "what is the time", "it is noon"]
     with building(folder) as partial:
         save_policy(model, sizes, partial)
-        train_tokenizer(words * 20, 320, partial / "tokenizer.model")
+        train_tokenizer(WORDS * 20, 320, partial / "tokenizer.model")
         publish(
             partial, folder, stage="pretrain", name="policy", recipe={"hf_token": "hush", "lr": 0.5}, seed=5,
             metrics={"loss": 1.25},
         )  # fmt: skip
+    return folder
+
+
+def make_reward_model(folder: Path) -> Path:
+    """A tiny random reward model, published as an artifact."""
+    from align.data.tokenizer import train_tokenizer
+    from align.model.config import LlamaConfig
+    from align.model.heads import Scorer
+    from align.model.weights import save_scorer
+    from tests.model.peers import randomise
+
+    sizes = LlamaConfig(vocab_size=320, dim=16, n_layers=1, n_heads=2, n_kv_heads=1, ffn_dim=24, max_seq_len=96)
+    scorer = Scorer(sizes)
+    randomise(scorer)
+    with building(folder) as partial:
+        save_scorer(scorer, sizes, partial)
+        train_tokenizer(WORDS * 20, 320, partial / "tokenizer.model")
+        publish(partial, folder, stage="reward", name="rm", recipe={}, seed=0, metrics={})
     return folder
 
 

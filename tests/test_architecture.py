@@ -18,7 +18,7 @@ PACKAGE = REPO / "align"
 # Lower never imports higher; siblings of one layer never import each other. The design's layers 0, 1, 5
 # and 6 are drawn finer where one part stands on another: every `@config` class needs config, the model's too.
 LAYERS = (
-    ("errors", "records", "files", "stats", "usage", "progress"),
+    ("errors", "records", "files", "stats", "usage", "progress", "energy"),
     ("values", "lock", "provenance", "measures"),
     ("config",),
     ("losses",),  # the model's head ends in one
@@ -41,12 +41,13 @@ ONLY: dict[str, set[str]] = {
     "peft": {"model/lora.py"},
     "sentencepiece": {"data/tokenizer.py"},
     "vllm": {"rollout/vllm.py"},
+    "wandb": {"engine/metrics.py"},
 }
 
 # Not at module level of any file that `align check` loads.
 HEAVY = {
     "torch", "deepspeed", "ray", "transformers", "datasets", "sentencepiece",
-    "trl", "peft", "tensorboard", "pandas", "pyarrow", "matplotlib", "vllm",
+    "trl", "peft", "tensorboard", "pandas", "pyarrow", "matplotlib", "vllm", "wandb",
 }  # fmt: skip
 CHECK_PATH = {
     "errors.py", "records.py", "stats.py", "config.py", "artifacts.py", "runner.py", "pipeline.py", "cli.py",

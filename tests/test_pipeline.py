@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from align.artifacts import read_manifest
 from align.errors import RecipeError, TrainingError
 from align.pipeline import load_pipeline, run
 from align.runner import load_task
-from tests.fake_stages import register, write_pipeline
+from tests.fake_stages import command, register, write_pipeline
 
 
 @pytest.fixture(autouse=True)
@@ -138,3 +139,26 @@ def test_a_failure_is_passed_on_and_the_next_start_goes_on(tmp_path: Path) -> No
     assert state["state"] == "failed"
     assert not (tmp_path / "run/.lock").exists()
     assert (tmp_path / "run/work/one/step-1").exists()
+
+
+def test_no_secret_is_written_into_the_state(tmp_path: Path) -> None:
+    path = write_pipeline(tmp_path, '  one: {recipe: count.yaml, set: {steps: 1, source: "${data}/input.txt"}}\n')
+    pipeline = load_pipeline(path)
+    pipeline.plain["stages"]["one"]["set"]["hub_token"] = "hush-hush"
+    run(pipeline, print)
+    assert "hush-hush" not in (tmp_path / "run/pipeline.json").read_text()
+
+
+def test_the_command_ends_with_the_path_of_its_report(tmp_path: Path) -> None:
+    path = write_pipeline(tmp_path)
+    done = subprocess.run(command("pipeline", str(path), "watts=50"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"report: {tmp_path}/run/report.html"
+    page = (tmp_path / "run/report.html").read_text()
+    assert "4 of 4 stages finished" in page
+    assert "50 W stated" in page
+    again = subprocess.run(command("report", str(tmp_path / "run"), "--out", f"{tmp_path}/p.html"), capture_output=True)
+    assert (again.returncode, again.stdout.decode().strip()) == (0, f"{tmp_path}/p.html")
+    missing = subprocess.run(command("report", str(tmp_path / "rum")), capture_output=True, text=True)
+    assert missing.returncode == 2
+    assert missing.stderr == f"error: {tmp_path}/rum: no such folder (did you mean 'run'?)\n"

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import importlib
+import json
 import typing
 from pathlib import Path
 
 import pytest
 
 from align import runner
-from align.artifacts import write_text
+from align.artifacts import recipe_digest, write_json, write_text
+from align.energy import Counter, EnergyMeter
 from align.errors import RecipeError, RunError, TrainingError
 from align.pipeline import load_pipeline, run
 from align.runner import load_task, perform, sources
@@ -68,6 +70,27 @@ def test_a_stage_that_leaves_no_artifact_is_an_error(tmp_path: Path) -> None:
     path = write_pipeline(tmp_path, "  one: {recipe: count.yaml, set: {steps: 1, leave_nothing: true}}\n")
     with pytest.raises(RunError, match="one: the stage count ended without leaving an artifact"):
         run(load_pipeline(path), print)
+
+
+def test_what_a_stage_took_is_counted_over_its_attempts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    joules = iter([0.0, 360.0, 1000.0, 1036.0])
+    counter = Counter("RAPL package-0", lambda: next(joules))
+    monkeypatch.setattr(runner, "EnergyMeter", lambda: EnergyMeter([counter]))
+    path = write_pipeline(tmp_path, "  one: {recipe: count.yaml, set: {steps: 3, nap: 0.05}}\n")
+    usage = tmp_path / "run/work/one/usage.json"
+    with pytest.raises(TrainingError):
+        run(load_pipeline(path, ["stages.one.set.fail_at=2"]), print)
+    first = json.loads(usage.read_text())
+    assert first["joules"] == {"RAPL package-0": 360.0}
+    assert first["seconds"] >= 0.1
+    (tmp_path / "run/work/one/recipe.json").unlink()  # as if the same recipe had been interrupted
+    record = {"stage": "count", "recipe_sha256": recipe_digest(load_pipeline(path).tasks[0].plain), "sources": {}}
+    write_json(tmp_path / "run/work/one/recipe.json", record)
+    run(load_pipeline(path), print)
+    both = json.loads(usage.read_text())
+    assert both["joules"] == {"RAPL package-0": 396.0}
+    assert both["seconds"] >= first["seconds"] + 0.05
+    assert both["peak_gib"] >= first["peak_gib"] > 0
 
 
 def test_one_stage_alone(tmp_path: Path) -> None:

@@ -2,102 +2,242 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from align.errors import AlignError
+from align.errors import AlignError, RecipeError, nearest
 from align.model.config import read_config
 from align.records import Message
 from align.rollout.backend import SamplingConfig
 
 if TYPE_CHECKING:
-    from align.data.tokenizer import Tokenizer
     from align.model.llama import Llama
+    from align.rollout.reward_model import RewardModel
 
-HELP = "Ctrl-C stops the answer, Ctrl-D ends the conversation, /reset starts a new one."
+HELP = "Ctrl-C stops the answer, Ctrl-D ends the conversation, /help lists the commands."
+AGAIN = "(Ctrl-C again, or Ctrl-D, ends the conversation)"
+COMMANDS = {
+    "/help": "this list",
+    "/reset": "a new dialogue under the same system message",
+    "/system TEXT": "a new dialogue under this system message, or none",
+    "/policy FOLDER": "another policy goes on with the dialogue; without a folder, its name",
+    "/score FOLDER": "a reward model scores every answer from now on; without a folder, none",
+    "/save FILE": "every dialogue so far, a row each, as `align` reads them",
+    "/quit": "leave, as Ctrl-D does",
+}
 
 
-def chat(folder: Path, system: str | None, sampling: SamplingConfig, seed: int) -> None:
-    """Talk to a policy until the end of the input.
+@dataclass(slots=True)
+class Dialogue:
+    """What was said, and what is known of each answer."""
+
+    messages: list[Message]
+    answers: list[dict[str, Any]] = field(default_factory=list)  # policy, seed, scores, stopped
+
+
+class Chat:
+    """A conversation held open: the policy, the reward models, the dialogues so far.
 
     Args:
         folder: the policy.
-        system: a system message that holds for the whole conversation.
+        system: a system message that holds for a whole dialogue, or None.
         sampling: how the answers are drawn.
-        seed: with the number of the turn and the position, the address of every draw.
+        seed: with the number of the answer and the position, the address of every draw.
+        scorers: folders of reward models.
 
     Raises:
-        AlignError: the policy cannot be loaded, or the system message is refused.
+        AlignError: a model cannot be loaded, or the system message is refused.
     """
-    import contextlib
 
+    def __init__(
+        self, folder: Path, system: str | None, sampling: SamplingConfig, seed: int, scorers: Sequence[Path] = ()
+    ) -> None:
+        self.sampling, self.seed = sampling, seed
+        self.dialogues: list[Dialogue] = []
+        self.system(system or "")
+        for path in (folder, *scorers):
+            read_config(path)  # a wrong folder is told before torch has been waited for
+        self.scorers: dict[str, RewardModel] = {}
+        self.policy(folder)
+        for path in scorers:
+            self.score(path)
+        self._turn = 0
+        self._saved: set[Path] = set()
+
+    def system(self, told: str) -> None:
+        """Begin a dialogue under this system message, none where it is empty."""
+        from align.data.template import check_messages
+
+        start = [Message("system", told)] if told else []
+        check_messages((*start, Message("user", "?")), "system message", ends="user")
+        self._start = start
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin a dialogue under the same system message."""
+        self.dialogues.append(Dialogue(list(self._start)))
+
+    def policy(self, folder: Path) -> None:
+        """Go on with another policy."""
+        from align.data.tokenizer import Tokenizer
+
+        read_config(folder)
+        tokenizer = Tokenizer(folder / "tokenizer.model")
+        from align.model.weights import load_policy
+
+        # both or neither: a policy speaks its own tokenizer's tokens
+        self.model, self.tokenizer, self.folder = load_policy(folder).eval(), tokenizer, folder
+
+    def score(self, folder: Path) -> None:
+        """Score every answer from now on with this reward model too."""
+        from align.rollout.reward_model import load_reward_model
+
+        self.scorers[str(folder)] = load_reward_model(folder)
+
+    def say(self, said: str, show: Callable[[str], None]) -> None:
+        """One turn: show the answer as it is drawn, then its scores. A message that got no answer is forgotten."""
+        from align.data.template import encode_prompt, sayable
+
+        dialogue = self.dialogues[-1]
+        asked = [*dialogue.messages, Message("user", said)]
+        prompt = encode_prompt(self.tokenizer, tuple(asked), "message")
+        drawn, shown, stopped = list[int](), "", False
+        try:
+            for token in stream(self.model, prompt, self.tokenizer.eos, self.sampling, self.seed, self._turn):
+                drawn.append(token)
+                text = self.tokenizer.decode(drawn)
+                if not text.endswith("\ufffd"):  # a character whose bytes are not all there yet
+                    show(printable(text[len(shown) :]))
+                    shown = text
+        except KeyboardInterrupt:
+            stopped = True
+            show(" …")
+        show("\n")
+        self._turn += 1
+        answer = shown.strip()
+        if not sayable(answer):
+            if answer:
+                show("(the answer holds a tag of the chat format: message and answer are forgotten)\n")
+            return
+        dialogue.messages = [*asked, Message("assistant", answer)]
+        known: dict[str, Any] = {"policy": str(self.folder), "seed": self.seed, "turn": self._turn - 1}
+        dialogue.answers.append(known | ({"stopped": True} if stopped else {}))
+        if self.scorers:
+            scores = {name: model.score([dialogue.messages])[0] for name, model in self.scorers.items()}
+            dialogue.answers[-1]["scores"] = scores
+            show(f"[{', '.join(f'{Path(name).name} {value:+.2f}' for name, value in scores.items())}]\n")
+
+    def save(self, path: Path) -> int:
+        """Write every dialogue with an answer, atomically; the number of rows.
+
+        Raises:
+            RecipeError: a file that this conversation did not write, or nothing to write.
+        """
+        from align.files import write_jsonl
+
+        rows = [
+            {
+                "messages": [{"role": m.role, "content": m.content} for m in dialogue.messages],
+                "source": "align chat",
+                "meta": {
+                    "temperature": self.sampling.temperature,
+                    "top_p": self.sampling.top_p,
+                    "answers": dialogue.answers,
+                },
+            }
+            for dialogue in self.dialogues
+            if dialogue.answers
+        ]
+        if not rows:
+            raise RecipeError(f"{path}: nothing has been answered yet, so there is no dialogue to save")
+        if path.exists() and path.resolve() not in self._saved:
+            raise RecipeError(f"{path}: is there already and is not of this conversation; expected a new file")
+        try:
+            write_jsonl(path, rows)
+        except OSError as error:
+            raise RecipeError(f"{path}: cannot be written: {error.strerror}") from error
+        self._saved.add(path.resolve())
+        return len(rows)
+
+
+def chat(folder: Path, system: str | None, sampling: SamplingConfig, seed: int, scorers: Sequence[Path] = ()) -> None:
+    """Talk to a policy until the end of the input; see :class:`Chat`."""
     with contextlib.suppress(ImportError):  # line editing and history, where the system has it
         import readline  # noqa: F401
 
-    from align.data.template import check_messages
-    from align.data.tokenizer import Tokenizer
-
-    start = [Message("system", system)] if system else []
-    check_messages((*start, Message("user", "?")), "system message", ends="user")
-    read_config(folder)  # a wrong folder is told before torch has been waited for
-    tokenizer = Tokenizer(folder / "tokenizer.model")
-    from align.model.weights import load_policy
-
-    model = load_policy(folder).eval()
+    held = Chat(folder, system, sampling, seed, scorers)
     print(HELP)
-    messages, turn = list(start), 0
-    while (said := _read()) is not None:
-        if said == "/reset":
-            messages = list(start)
-        elif said:
-            messages.append(Message("user", said))
-            answer = _answer(model, tokenizer, messages, sampling, seed, turn)
-            turn += 1
-            if answer:
-                messages.append(Message("assistant", answer))
-            else:  # nothing to go on from: the message is forgotten
-                messages.pop()
+    while (said := _read()) is not None and said != "/quit":
+        try:
+            if said.startswith("/"):
+                print(_command(held, said))
+            elif said:
+                held.say(said, _show)
+        except KeyboardInterrupt:  # while something was loaded or scored
+            print(" stopped")
+        except AlignError as error:
+            print(f"{error}; {HELP}")
+
+
+def _command(held: Chat, said: str) -> str:
+    name, _, rest = said.partition(" ")
+    rest = rest.strip()
+    match name:
+        case "/reset":
+            held.reset()
+            return "a new dialogue"
+        case "/system":
+            held.system(rest)
+            return "a new dialogue" + (" under this system message" if rest else " without a system message")
+        case "/policy":
+            if rest:
+                held.policy(Path(rest).expanduser())
+            return f"policy {held.folder}"
+        case "/score":
+            if rest:
+                held.score(Path(rest).expanduser())
+            else:
+                held.scorers.clear()
+            return f"scored by {', '.join(held.scorers) or 'nobody'}"
+        case "/save":
+            if not rest:
+                raise RecipeError("/save: expected a file")
+            rows = held.save(Path(rest).expanduser())
+            return f"{rest}: {rows} dialogue{'s' if rows > 1 else ''}"
+        case "/help":
+            return "\n".join(f"{command:<16} {what}" for command, what in COMMANDS.items())
+        case _:
+            known = [command.split()[0] for command in COMMANDS]
+            raise RecipeError(f"{name}: no such command{nearest(name, known)}; there are {', '.join(known)}")
+
+
+def printable(text: str) -> str:
+    """Text without control characters, with which a terminal could be steered; line ends and tabs stay."""
+    return "".join(c for c in text if c in "\n\t" or (ord(c) >= 32 and not 127 <= ord(c) < 160))
+
+
+def _show(text: str) -> None:
+    print(text, end="", flush=True)
 
 
 def _read() -> str | None:
+    """A line; None at the end of the input, or where Ctrl-C is struck twice."""
+    struck = False
     while True:
         try:
             return input("> ").strip()
         except KeyboardInterrupt:
             print()
+            if struck:
+                return None
+            struck = True
+            print(AGAIN)
         except EOFError:
             print()
             return None
-
-
-def _answer(
-    model: Llama,
-    tokenizer: Tokenizer,
-    messages: list[Message],
-    sampling: SamplingConfig,
-    seed: int,
-    turn: int,
-) -> str:
-    """Print an answer as it is drawn; what there is of it when it ends or is stopped."""
-    from align.data.template import encode_prompt
-
-    drawn: list[int] = []
-    shown = ""
-    try:
-        prompt = encode_prompt(tokenizer, tuple(messages), "message")
-        for token in stream(model, prompt, tokenizer.eos, sampling, seed, turn):
-            drawn.append(token)
-            text = tokenizer.decode(drawn)
-            if not text.endswith("\ufffd"):  # a character whose bytes are not all there yet
-                print(text[len(shown) :], end="", flush=True)
-                shown = text
-    except KeyboardInterrupt:
-        print(" …", end="")
-    except AlignError as error:
-        print(f"{error}; {HELP}", end="")
-    print()
-    return shown.strip()
 
 
 def stream(model: Llama, prompt: list[int], eos: int, sampling: SamplingConfig, seed: int, turn: int) -> Iterator[int]:

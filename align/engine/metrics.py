@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
 import os
 import sys
@@ -15,11 +17,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from align.engine import dist
-from align.errors import ArtifactError
+from align.errors import ArtifactError, RecipeError
 from align.progress import LINE_EVERY, bar, clock
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+
+WANDB = "ALIGN_WANDB"  # names a project on Weights & Biases; the values go there too where it is set
 
 
 class Metrics:
@@ -43,6 +48,7 @@ class Metrics:
         if not self.writes:
             return
         folder.mkdir(parents=True, exist_ok=True)
+        self._mirror = _wandb_run(folder, label)
         for name in ("metrics.jsonl", "timings.jsonl"):
             _truncate(folder / name, start)
         self._metrics = (folder / "metrics.jsonl").open("a")
@@ -67,6 +73,8 @@ class Metrics:
         self._metrics.flush()
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
+        if self._mirror is not None:
+            self._mirror.log(dict(values), step=step)
         self._say(step, values)
 
     def timing(self, step: int, **values: float) -> None:
@@ -77,6 +85,8 @@ class Metrics:
         self._timings.flush()
         for name, value in values.items():
             self._events.add_scalar(f"time/{name}", value, step)
+        if self._mirror is not None:
+            self._mirror.log({f"time/{name}": value for name, value in values.items()}, step=step)
 
     def sync(self) -> None:
         """Put what was logged on the disk, before a checkpoint that counts on it."""
@@ -95,6 +105,8 @@ class Metrics:
         self._metrics.close()
         self._timings.close()
         self._events.close()
+        if self._mirror is not None:
+            self._mirror.finish()
         self.writes = False
 
     def _say(self, step: int, values: Mapping[str, float]) -> None:
@@ -146,3 +158,26 @@ def _event_writer(folder: Path, start: int) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(folder), purge_step=start or None, max_queue=100)
+
+
+def use_wandb(project: str) -> None:
+    """Have every stage that starts from now on, in this process or below it, log to a project too.
+
+    Raises:
+        RecipeError: the package is not installed.
+    """
+    if importlib.util.find_spec("wandb") is None:
+        raise RecipeError("--wandb: the package wandb is not installed; `pip install 'align[wandb]'` brings it")
+    os.environ[WANDB] = project
+
+
+def _wandb_run(folder: Path, label: str) -> Any:
+    """A run of the project that the environment names, the same one after a resume; None where it names none."""
+    project = os.environ.get(WANDB)
+    if not project:
+        return None
+    use_wandb(project)
+    import wandb
+
+    digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+    return wandb.init(project=project, name=label, id=f"{label}-{digest}", resume="allow", dir=str(folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,12 +79,18 @@ def over(values: Sequence[float], digits: int) -> str:
 
 
 def step(before: Sequence[Measured], after: Sequence[Measured]) -> str:
-    """Gain in helpfulness from one policy to another, and how many of its standard errors that is.
+    """Gain in helpfulness from one policy to another, and how many of its standard errors that is."""
+    found, error = gain(before, after)
+    return f"{found:+.3f} ({found / error:+.1f})"
+
+
+def gain(before: Sequence[Measured], after: Sequence[Measured]) -> tuple[float, float]:
+    """Gain in helpfulness from one policy to another over runs, and its standard error.
 
     The standard error is that of the mean over runs of the difference, from each run's standard errors of its
-    two means: runs are independent of each other, prompts within a run are the sample.
+    two means: runs are independent of each other, prompts within a run are the sample. NaN where a run has one prompt.
     """
     gains = [b["helpful"]["mean"] - a["helpful"]["mean"] for a, b in zip(before, after, strict=True)]
-    variances = [a["helpful"]["se"] ** 2 + b["helpful"]["se"] ** 2 for a, b in zip(before, after, strict=True)]
-    gain, error = sum(gains) / len(gains), sum(variances) ** 0.5 / len(gains)
-    return f"{gain:+.3f} ({gain / error:+.1f})"
+    errors = [m["helpful"]["se"] for m in (*before, *after)]
+    error = math.nan if None in errors else math.fsum(e**2 for e in errors) ** 0.5 / len(gains)
+    return math.fsum(gains) / len(gains), error

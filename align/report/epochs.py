@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from align.artifacts import Manifest
-from align.report.tables import table
+from align.report.tables import Table
 
 CURVE = "held_out_curve"
 
 
-def over_epochs(rewards: Mapping[str, Manifest]) -> str | None:
+def over_epochs(rewards: Mapping[str, Manifest]) -> Table | None:
     """One row a model and look at its held-out sets: accuracy, and loss in nats a pair, without margins.
 
     Args:
@@ -29,7 +29,7 @@ def over_epochs(rewards: Mapping[str, Manifest]) -> str | None:
         for point in points
     ]
     columns = ["reward model", "epoch", "training since the row above", *sets]
-    return table("Reward models while they learn: accuracy, % (loss, nats)", columns, rows)
+    return Table("Reward models while they learn: accuracy, % (loss, nats)", columns, rows)
 
 
 def _cell(seen: Mapping[str, float] | None) -> str:

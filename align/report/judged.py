@@ -8,19 +8,19 @@ from pathlib import Path
 
 from align.errors import ArtifactError
 from align.report.summary import interval, percent
-from align.report.tables import Cell
+from align.report.tables import Cell, Table
 
 REPORT = "report.json"
 
 
-def judged(folders: Sequence[Path]) -> tuple[str, Sequence[str], list[list[Cell]]] | None:
+def judged(folders: Sequence[Path]) -> Table | None:
     """One row a reward model and held-out set: what accuracy alone does not tell.
 
     Args:
         folders: of reward models.
 
     Returns:
-        Title, columns and rows of a table; None where none of them brings a report.
+        None where none of them brings a report.
 
     Raises:
         ArtifactError: a report that is not JSON.
@@ -51,4 +51,4 @@ def judged(folders: Sequence[Path]) -> tuple[str, Sequence[str], list[list[Cell]
         "reward model", "held-out set", "accuracy", "longer answer", "rank correlation with length", "ECE",
         "safe over unsafe", "unsafe recall at 0.5", "precision",
     )  # fmt: skip
-    return "Reward models beside length, calibration and safety labels, % (95 % interval)", columns, rows
+    return Table("Reward models beside length, calibration and safety labels, % (95 % interval)", columns, rows)

@@ -7,28 +7,30 @@ import math
 from collections import defaultdict
 from pathlib import Path
 
-from align.artifacts import read_manifest, resolve
+from align.artifacts import read_manifest, resolve, sha256_file
 from align.data.schema import read_prompts
-from align.report.tables import table
+from align.report.tables import Table
 from align.stats import mean_se
 
 ANSWERS = "answers.jsonl"
 
 
-def helpful_by_source(folder: Path) -> str | None:
+def helpful_by_source(folder: Path) -> Table | None:
     """One row a policy: mean helpfulness, ± standard error, on the prompts of each source.
 
     Args:
         folder: of an evaluation.
 
     Returns:
-        None where nobody judged, the prompts have one source, or their file is no longer there.
+        None where nobody judged, the prompts have one source, or their file is gone or another one now.
     """
     manifest = read_manifest(folder)
     if not manifest.inputs:
         return None
     prompts = resolve(folder, manifest.inputs[0]["path"])
     if not prompts.is_file() or not (folder / ANSWERS).is_file():
+        return None
+    if sha256_file(prompts) != manifest.inputs[0]["sha256"]:
         return None
     sources = {prompt.id: prompt.source for prompt in read_prompts(prompts)}
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -43,7 +45,7 @@ def helpful_by_source(folder: Path) -> str | None:
     rows = [[policy, *(_cell(by_source[name]) for name in names)] for policy, by_source in found.items()]
     counts = next(iter(found.values()))
     columns = ["policy", *(f"{name or 'no source'} ({len(counts[name])})" for name in names)]
-    return table("Helpfulness by source of the prompts (their number; ± standard error)", columns, rows)
+    return Table("Helpfulness by source of the prompts (their number; ± standard error)", columns, rows)
 
 
 def _cell(values: list[float]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from align.artifacts import Manifest, read_manifest
 from align.records import RATINGS
 from align.report.epochs import over_epochs
 from align.report.sources import helpful_by_source
-from align.report.tables import table
+from align.report.tables import Table, markdown
 
 
 def summary(run: Path) -> str:
@@ -23,22 +23,29 @@ def summary(run: Path) -> str:
     manifests = {
         folder.name: read_manifest(folder) for folder in sorted(run.iterdir()) if (folder / "manifest.json").is_file()
     }
-    evaluations = [manifest for manifest in manifests.values() if manifest.stage == "evaluate"]
-    parts = [policies(manifest) for manifest in evaluations]
-    by_source = [helpful_by_source(run / name) for name, m in manifests.items() if m.stage == "evaluate"]
-    parts += [part for part in by_source if part]
-    parts += [obedience(manifest) for manifest in evaluations if manifest.recipe.get("dialogues")]
+    return "\n\n".join(markdown(table) for table in tables_of({run / name: m for name, m in manifests.items()}))
+
+
+def tables_of(manifests: Mapping[Path, Manifest]) -> list[Table]:
+    """The tables that these artifacts fill.
+
+    Args:
+        manifests: by folder.
+    """
     from align.report.judged import judged  # which takes its cells from here
 
-    rewards = {name: manifest for name, manifest in manifests.items() if manifest.stage == "reward"}
+    evaluations = {f: m for f, m in manifests.items() if m.stage == "evaluate" and m.metrics.get("policies")}
+    found: list[Table | None] = [policies(manifest) for manifest in evaluations.values()]
+    found += [helpful_by_source(folder) for folder in evaluations]
+    found += [obedience(manifest) for manifest in evaluations.values() if manifest.recipe.get("dialogues")]
+    rewards = {folder.name: manifest for folder, manifest in manifests.items() if manifest.stage == "reward"}
     if rewards:
-        parts.append(reward_models(rewards, ceilings(run, manifests)))
-        parts += [table(*found) for found in [judged([run / name for name in rewards])] if found]
-        parts += [part for part in [over_epochs(rewards)] if part]
-    return "\n\n".join(parts)
+        folders = [folder for folder, manifest in manifests.items() if manifest.stage == "reward"]
+        found += [reward_models(rewards, ceilings(manifests)), judged(folders), over_epochs(rewards)]
+    return [table for table in found if table]
 
 
-def policies(manifest: Manifest) -> str:
+def policies(manifest: Manifest) -> Table:
     """One row a policy: what the judge, the reward models and the reference say of it."""
     measured: Mapping[str, Any] = manifest.metrics["policies"]
     first = next(iter(measured.values()))
@@ -58,10 +65,10 @@ def policies(manifest: Manifest) -> str:
         columns[f"kept at turn {turn}"] = lambda m, turn=turn: percent(m["kept"][turn]["share"])  # type: ignore[misc]
     rows = [[name, *(cell(m) for cell in columns.values())] for name, m in measured.items()]
     title = f"Policies ({first['kl']['n']} held-out prompts; ± standard error)"
-    return table(title, ["policy", *columns], rows)
+    return Table(title, ["policy", *columns], rows)
 
 
-def obedience(manifest: Manifest) -> str:
+def obedience(manifest: Manifest) -> Table:
     """One row a policy and sort of instruction: in how many dialogues the answer at each turn kept it."""
     rows, turns = [], []
     for name, measured in manifest.metrics["policies"].items():
@@ -70,10 +77,10 @@ def obedience(manifest: Manifest) -> str:
             cells = [percent(by_turn[turn]["share"]) for turn in turns]
             rows.append([name, source, str(by_turn[turns[0]]["n"]), *cells])
     columns = ["policy", "instruction", "dialogues", *(f"turn {turn}" for turn in turns)]
-    return table("Instruction of the first turn kept", columns, rows)
+    return Table("Instruction of the first turn kept", columns, rows)
 
 
-def reward_models(rewards: Mapping[str, Manifest], best: Mapping[str, Any] | None) -> str:
+def reward_models(rewards: Mapping[str, Manifest], best: Mapping[str, Any] | None) -> Table:
     """Held-out accuracy by rating with 95 % intervals, beside the best that anyone could reach where it is known."""
     rows = []
     for name, manifest in rewards.items():
@@ -85,13 +92,13 @@ def reward_models(rewards: Mapping[str, Manifest], best: Mapping[str, Any] | Non
         keys = (*RATINGS, "overall")
         rows.append(["ceiling", held, *(percent(by_rating[key]["accuracy"]) for key in keys)])
     columns = ["reward model", "held-out set", *RATINGS, "all"]
-    return table("Reward-model accuracy by rating (95 % interval)", columns, rows)
+    return Table("Reward-model accuracy by rating (95 % interval)", columns, rows)
 
 
-def ceilings(run: Path, manifests: Mapping[str, Manifest]) -> Mapping[str, Any] | None:
-    """The best reachable accuracies, where the run's data came with them."""
-    for name in manifests:
-        path = run / name / "ceilings.json"
+def ceilings(folders: Iterable[Path]) -> Mapping[str, Any] | None:
+    """The best reachable accuracies, where data came with them."""
+    for folder in folders:
+        path = folder / "ceilings.json"
         if path.is_file():
             found = json.loads(path.read_text())
             return {held: by_rating for held, by_rating in found.items() if isinstance(by_rating, dict)}

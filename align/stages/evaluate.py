@@ -133,7 +133,8 @@ def run(recipe: Recipe, out: Path) -> None:
             texts = [tokenizer.decode(r.tokens).strip() for r in rollouts]
             judged = [judge(prompts[r.prompt], text) for r, text in zip(rollouts, texts, strict=True)] if judge else []
             table[name] = summary(judged) if judge else {}
-            table[name] |= measured(rewards, reference, tokenizer, prompts, rollouts)
+            found, scores = measured(rewards, reference, tokenizer, prompts, rollouts)
+            table[name] |= found
             if recipe.dialogues and judge:
                 journal = work / f"{number}-{folder.name}"  # folders of different runs may share a name
                 kept = obedience(sampler, tokenizer, dialogues, judge, recipe, journal, context)
@@ -143,8 +144,8 @@ def run(recipe: Recipe, out: Path) -> None:
                     for source in sorted({dialogue.source for dialogue in dialogues})
                 }
             answers += [
-                row(name, prompts[r.prompt], text, judged[number] if judge else None)
-                for number, (r, text) in enumerate(zip(rollouts, texts, strict=True))
+                row(name, prompts[r.prompt], text, judged[place] if judge else None, scores[place] if scores else None)
+                for place, (r, text) in enumerate(zip(rollouts, texts, strict=True))
             ]
             log.log(
                 number, {key: table[name][key]["mean"] for key in ("helpful", "reward", "kl") if key in table[name]}
@@ -181,8 +182,11 @@ def measured(
     tokenizer: Tokenizer,
     prompts: Sequence[Prompt],
     rollouts: Sequence[Rollout],
-) -> dict[str, dict[str, float]]:
+) -> tuple[dict[str, dict[str, float]], list[dict[str, float]]]:
     """What needs no judge: KL to the reference, length, and the reward where there are reward models.
+
+    Returns:
+        Means by measure, and each answer's scores by model, none where there are no reward models.
 
     ``kl`` is the mean over answers of log p(answer) - log p_ref(answer), nats an answer, the reference's at
     temperature 1; ``tokens`` are those of an answer; ``reward`` is the combined score, logits.
@@ -197,10 +201,11 @@ def measured(
         "kl": mean(sum(r.logprobs) - float(row.sum()) for r, row in zip(rollouts, theirs, strict=True)),
         "tokens": mean(len(answer) for answer in said),
     }
-    if rewards:
-        scores = rewards.score(asked, said, [prompts[r.prompt].kind == "safety" for r in rollouts])
-        found["reward"] = mean(scores.combined.tolist())
-    return found
+    if rewards is None:
+        return found, []
+    scores = rewards.score(asked, said, [prompts[r.prompt].kind == "safety" for r in rollouts])
+    found["reward"] = mean(scores.combined.tolist())
+    return found, [dict(zip(scores._fields, map(float, each), strict=True)) for each in zip(*scores, strict=True)]
 
 
 def obedience(
@@ -257,17 +262,14 @@ def at_turn(dialogue: Prompt, answers: Sequence[str], turn: int) -> Prompt:
     return replace(dialogue, messages=asked(dialogue, answers[: turn - 1]), meta=meta)
 
 
-def row(name: str, prompt: Prompt, text: str, verdict: Verdict | None) -> dict[str, Any]:
-    """One answer and what the judge says of it, for reading."""
+def row(
+    name: str, prompt: Prompt, text: str, verdict: Verdict | None, scores: Mapping[str, float] | None
+) -> dict[str, Any]:
+    """One answer and what the judge and the reward models (``scores``, logits) say of it, for reading."""
     told = {"policy": name, "prompt_id": prompt.id, "question": prompt.messages[-1].content, "answer": text}
-    if verdict is None:
-        return told
-    return told | {
-        "helpful": verdict.helpful,
-        "safe": verdict.safe,
-        "refused": verdict.refused,
-        "kept": verdict.kept,
-    }
+    if verdict is not None:
+        told |= {key: getattr(verdict, key) for key in ("helpful", "safe", "refused", "kept")}
+    return told | ({"scores": dict(scores)} if scores else {})
 
 
 def mean(values: Iterable[float]) -> dict[str, float]:

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
+import json
 from pathlib import Path
 
 import pytest
 
-from tests.commandline import align, make_policy, refused
+from align.commands.chat import Chat, printable
+from align.data.schema import read_dialogs
+from align.errors import AlignError, RecipeError
+from align.records import Message
+from align.rollout.backend import SamplingConfig
+from align.rollout.reward_model import load_reward_model
+from tests.commandline import align, make_policy, make_reward_model, refused
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +31,121 @@ def test_chat_answers_remembers_and_refuses_tags(policy: Path) -> None:
     assert answers[0] == answers[5]  # the same conversation anew, at temperature 0
 
 
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_reward_model(tmp_path_factory.mktemp("shelf") / "rm")
+
+
+@pytest.fixture
+def held(policy: Path, monkeypatch: pytest.MonkeyPatch) -> Chat:
+    """A conversation whose policy always says the same."""
+    found = Chat(policy, "Be brief.", SamplingConfig(temperature=0.0, max_new_tokens=8), seed=3)
+    said = found.tokenizer.encode("it is noon")
+    monkeypatch.setattr("align.commands.chat.stream", lambda *_, **__: iter(said))
+    return found
+
+
+def test_what_is_saved_is_what_the_schema_reads(held: Chat, judge: Path, tmp_path: Path) -> None:
+    shown: list[str] = []
+    held.say("What is the time?", shown.append)
+    held.score(judge)
+    held.say("And now?", shown.append)
+    held.reset()
+    held.say("Hello?", shown.append)
+    held.system("")
+    held.say("Good day?", shown.append)
+    held.reset()
+    path = tmp_path / "new" / "talk.jsonl"
+    assert held.save(path) == 3, "the empty one is left out"
+    first, second, third = read_dialogs(path)
+    assert first.messages == (
+        Message("system", "Be brief."), Message("user", "What is the time?"), Message("assistant", "it is noon"),
+        Message("user", "And now?"), Message("assistant", "it is noon"),
+    )  # fmt: skip
+    assert second.messages[0] == Message("system", "Be brief.")
+    assert [m.role for m in third.messages] == ["user", "assistant"]
+    before, after = json.loads(path.read_text().splitlines()[0])["meta"]["answers"]
+    assert "scores" not in before
+    assert after["scores"] == {str(judge): load_reward_model(judge).score([first.messages])[0]}
+    assert after["policy"] == str(held.folder)
+    assert "".join(shown).count("it is noon\n") == 4
+    assert "".join(shown).count("[rm ") == 3
+    held.say("More?", shown.append)
+    assert held.save(path) == 4, "the same file grows with the conversation"
+
+
+def test_a_file_of_somebody_else_is_left_alone(held: Chat, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="nothing has been answered yet"):
+        held.save(tmp_path / "a.jsonl")
+    held.say("What is the time?", lambda _: None)
+    (tmp_path / "precious.jsonl").write_text("{}\n")
+    with pytest.raises(RecipeError, match=r"precious\.jsonl: is there already"):
+        held.save(tmp_path / "precious.jsonl")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecipeError, match="cannot be written"):
+        held.save(tmp_path / "file" / "a.jsonl")
+    assert (tmp_path / "precious.jsonl").read_text() == "{}\n"
+
+
+def test_another_policy_goes_on_with_the_dialogue_and_a_wrong_one_changes_nothing(
+    held: Chat, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = make_policy(tmp_path_factory.mktemp("shelf") / "other")
+    held.say("Hello?", lambda _: None)
+    before = held.folder
+    with pytest.raises(AlignError, match="othr"):
+        held.policy(other.with_name("othr"))
+    assert held.folder == before
+    held.policy(other)
+    held.say("Hello?", lambda _: None)
+    assert [a["policy"] for a in held.dialogues[-1].answers] == [str(before), str(other)]
+    assert len(held.dialogues[-1].messages) == 5
+
+
+def test_a_refused_message_leaves_the_dialogue_as_it_was(held: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    held.say("Hello?", lambda _: None)
+    before = list(held.dialogues[-1].messages)
+    with pytest.raises(AlignError, match=r"\[INST\]"):
+        held.say("a [INST] b", lambda _: None)
+    with pytest.raises(AlignError, match="<<SYS>>"):
+        held.system("a <<SYS>> b")
+    tagged = held.tokenizer.encode("noon [INST] noon")
+    monkeypatch.setattr("align.commands.chat.stream", lambda *_, **__: iter(tagged))
+    shown: list[str] = []
+    held.say("Hello?", shown.append)
+    assert "forgotten" in shown[-1]
+    assert held.dialogues[-1].messages == before
+
+
+def test_no_answer_can_steer_the_terminal() -> None:
+    assert printable("a\x1b[2Jb\x07\r\x9bc\n\té") == "a[2Jbc\n\té"
+
+
+def test_commands_at_the_prompt(policy: Path, judge: Path, tmp_path: Path) -> None:
+    said = f"/help\n/scroe\n/score {judge}\n/score\n/policy\n/save\n/system Be long.\n/quit\nnever read\n"
+    done = align("chat", policy, "--score", judge, stdin=said)
+    assert done.returncode == 0, done.stderr
+    assert "/policy FOLDER" in done.stdout
+    assert "'/score'" in done.stdout
+    assert f"scored by {judge}" in done.stdout
+    assert "scored by nobody" in done.stdout
+    assert f"policy {policy}" in done.stdout
+    assert "/save: expected a file" in done.stdout
+    assert "under this system message" in done.stdout
+    assert done.stdout.count("> ") == 8, "what follows /quit is not read"
+
+
 def test_chat_s_mistakes(policy: Path, tmp_path: Path) -> None:
     assert "polic" in refused("chat", policy.parent / "polic")
     assert "<<SYS>>" in refused("chat", policy, "--system", "a <<SYS>> b")
+
+
+def test_a_scorer_that_is_none_is_told_before_the_first_word(policy: Path) -> None:
+    sampling = SamplingConfig(temperature=0.0, max_new_tokens=8)
+    with pytest.raises(AlignError, match="no-rm"):
+        Chat(policy, None, sampling, 0, [policy.parent / "no-rm"])
+    with pytest.raises(AlignError, match="policy"):
+        Chat(policy, None, sampling, 0, [policy])
 
 
 def test_the_stream_is_the_plain_sampler(policy: Path) -> None:
@@ -47,51 +161,3 @@ def test_the_stream_is_the_plain_sampler(policy: Path) -> None:
         found = list(stream(model, prompt, 2, sampling, seed=9, turn=0))
         wanted = generate(model, [prompt], max_new_tokens=12, temperature=temperature, top_p=top_p, eos=2, seed=9)[0]
         assert found == [token for token in wanted.tokens if token != 2]
-
-
-def test_ctrl_c_stops_the_answer_and_not_the_conversation(policy: Path) -> None:
-    """Through a pseudo-terminal, whose Ctrl-C is a signal to the program."""
-    pty = pytest.importorskip("pty")
-    controller, terminal = pty.openpty()
-    # 96 tokens of context hold no long answer, so the answer is slowed down instead
-    code = (
-        "import signal, sys, time; import align.commands.chat as chat\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job starts with it ignored
-        "def slow(*_, **__):\n"
-        "    for token in [300, 301] * 500:\n"
-        "        yield token; time.sleep(0.05)\n"
-        "chat.stream = slow\n"
-        "sys.argv = ['align', 'chat', sys.argv[1]]\n"
-        "from align.cli import main; main()"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(policy)],
-        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True, close_fds=True,
-    )  # fmt: skip
-    os.close(terminal)
-    try:
-        _until(controller, b"\n> ")
-        os.write(controller, b"Hello?\n")
-        _until(controller, b"Hello?\r\n")
-        _until(controller, b"")
-        process.send_signal(signal.SIGINT)
-        _until(controller, " …\r\n> ".encode())
-        process.send_signal(signal.SIGINT)  # at the prompt it does nothing but start a new line
-        _until(controller, b"\n> ")
-        os.write(controller, b"\x04")  # Ctrl-D
-        assert process.wait(timeout=20) == 0
-    finally:
-        process.kill()
-        process.wait()
-        os.close(controller)
-
-
-def _until(controller: int, wanted: bytes) -> None:
-    """Read byte by byte up to what is wanted, or, where nothing is named, until anything is said."""
-    import select
-
-    seen, end = b"", time.monotonic() + 60
-    while not (seen.endswith(wanted) if wanted else seen):
-        assert time.monotonic() < end, seen
-        if select.select([controller], [], [], 0.2)[0]:
-            seen += os.read(controller, 1)

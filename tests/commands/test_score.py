@@ -11,19 +11,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
-from align.artifacts import building, publish, write_jsonl
+from align.artifacts import write_jsonl
 from align.commands.score import score_file
 from align.data.explain import explain
 from align.data.template import encode_dialog
-from align.data.tokenizer import Tokenizer, train_tokenizer
+from align.data.tokenizer import Tokenizer
 from align.errors import ArtifactError, DataError, RunError
-from align.model.config import LlamaConfig
-from align.model.heads import Scorer
-from align.model.weights import save_scorer
 from align.records import Message
 from align.rollout.reward_model import load_reward_model
-from tests.commandline import TURN, align, refused
-from tests.model.peers import randomise
+from tests.commandline import TURN, align, make_reward_model, refused
 
 WORDS = ["hello good day how are you", "I am well", "what is the time", "it is noon"]
 ASKED = [{"role": "user", "content": "what is the time"}]
@@ -32,15 +28,7 @@ ANSWERS = [[{"role": "assistant", "content": text}] for text in ("it is noon", "
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shelf") / "rm"
-    sizes = LlamaConfig(vocab_size=320, dim=16, n_layers=1, n_heads=2, n_kv_heads=1, ffn_dim=24, max_seq_len=96)
-    scorer = Scorer(sizes)
-    randomise(scorer)
-    with building(folder) as partial:
-        save_scorer(scorer, sizes, partial)
-        train_tokenizer(WORDS * 20, 320, partial / "tokenizer.model")
-        publish(partial, folder, stage="reward", name="rm", recipe={}, seed=0, metrics={})
-    return folder
+    return make_reward_model(tmp_path_factory.mktemp("shelf") / "rm")
 
 
 def test_scores_are_those_that_transformers_reads(model: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from align.engine import metrics as module
 from align.engine.metrics import Metrics, read_metrics
-from align.errors import ArtifactError
+from align.errors import ArtifactError, RecipeError
 
 
 def test_resumed_metrics_are_the_same_bytes(tmp_path: Path) -> None:
@@ -88,3 +89,53 @@ def test_a_bad_line_is_named(tmp_path: Path) -> None:
     path.write_text(json.dumps({"step": 0}) + "\nnot json\n")
     with pytest.raises(ArtifactError, match=r"metrics\.jsonl:2: not JSON"):
         read_metrics(path)
+
+
+FAKE_WANDB = """
+import json, pathlib
+class Run:
+    def __init__(self, **given):
+        self.file = pathlib.Path(given["dir"]) / "sent.jsonl"
+        self.write("init", {k: v for k, v in given.items() if k != "dir"})
+    def write(self, what, told):
+        with self.file.open("a") as file:
+            file.write(json.dumps([what, told]) + chr(10))
+    def log(self, values, step):
+        self.write(step, values)
+    def finish(self):
+        self.write("finish", None)
+def init(**given):
+    return Run(**given)
+"""
+
+
+def test_weights_and_biases_where_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "wandb.py").write_text(FAKE_WANDB)
+    monkeypatch.syspath_prepend(tmp_path / "lib")
+    monkeypatch.setenv(module.WANDB, "before")
+    module.use_wandb("mine")
+    for start in (0, 1):
+        with Metrics(tmp_path, total=2, label="sft", start=start) as metrics:
+            metrics.log(start, {"loss": 2.0})
+            metrics.timing(start, seconds=0.5)
+    sent = [json.loads(line) for line in (tmp_path / "sent.jsonl").read_text().splitlines()]
+    assert [what for what, _ in sent] == ["init", 0, 0, "finish", "init", 1, 1, "finish"]
+    assert sent[0][1] == sent[4][1], "a resume is the same run"
+    assert sent[0][1].items() >= {"project": "mine", "name": "sft", "resume": "allow"}.items()
+    assert [told for _, told in sent[1:3]] == [{"loss": 2.0}, {"time/seconds": 0.5}]
+
+
+def test_weights_and_biases_is_off_unless_asked_for_and_missing_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(module.WANDB, raising=False)
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    with Metrics(tmp_path, total=1, label="sft") as metrics:
+        metrics.log(0, {"loss": 2.0})
+    with pytest.raises(RecipeError, match=r"wandb is not installed; `pip install 'align\[wandb\]'`"):
+        module.use_wandb("mine")
+    assert module.WANDB not in os.environ
+    monkeypatch.setenv(module.WANDB, "mine")
+    with pytest.raises(RecipeError, match="not installed"):
+        Metrics(tmp_path / "other", total=1, label="sft")

@@ -8,6 +8,7 @@ from typing import Any
 from align.artifacts import building, publish, write_jsonl
 from align.report.sources import helpful_by_source
 from align.report.summary import summary
+from align.report.tables import markdown
 from tests.report.test_summary import cells, judged
 
 
@@ -35,12 +36,12 @@ def test_each_source_has_its_mean_and_error(tmp_path: Path) -> None:
     out = evaluation(tmp_path, sources, rows)
     found = helpful_by_source(out)
     assert found is not None
-    assert cells(found) == [
+    assert cells(markdown(found)) == [
         ["policy", "copy (1)", "count (2)"],
         ["V1", "1.00 ± –", "0.40 ± 0.20"],
         ["V2", "0.50 ± –", "0.00 ± 0.00"],
     ]
-    assert found in summary(tmp_path)
+    assert markdown(found) in summary(tmp_path)
 
 
 def test_there_is_none_without_a_judge_of_one_source_or_without_the_prompts(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,3 +182,8 @@ def test_both_kinds_of_judge_in_one_table(models: Path, tmp_path: Path) -> None:
     assert abs(table["kl"]["mean"]) < 1e-5, "the reference itself"
     assert table["unsafe"]["n"] == table["false_refusals"]["n"] == 1
     assert {turn: cell["n"] for turn, cell in table["kept"].items()} == {"1": 6, "2": 6}
+    rows = [json.loads(line) for line in (tmp_path / "out/answers.jsonl").read_text().splitlines()]
+    scores = [row["scores"] for row in rows]
+    assert all(score.keys() == {"helpful", "safety", "combined"} for score in scores)
+    assert statistics.fmean(score["combined"] for score in scores) == pytest.approx(table["reward"]["mean"], abs=1e-6)
+    assert all(isinstance(row["helpful"], float) for row in rows), "the judge's own word beside them"

@@ -61,7 +61,7 @@ def test_all_past_keeps_the_skill_that_latest_loses(run: Path) -> None:
     assert abs(here - there) < 0.1
     table = helpful_by_source(run / "evaluation")
     assert table is not None
-    assert f"{of_all:.2f} ±" in table
+    assert f"{of_all:.2f} ±" in str(table.rows)
 
 
 def test_both_rounds_choose_among_the_same_samples_of_the_latest(run: Path) -> None:

@@ -1,0 +1,179 @@
+"""A headless Chromium, driven over its DevTools protocol; and `python -m tests.browser`, which takes screenshots.
+
+Needs a Chromium on PATH, or its file named by ALIGN_CHROMIUM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import aiohttp
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+OPTIONS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--hide-scrollbars",
+    "--disable-background-networking", "--disable-component-update", "--disable-extensions", "--disable-sync",
+    "--remote-debugging-port=0",
+)  # fmt: skip
+PHONE, DESKTOP = (390, 844), (1366, 900)
+TIMEOUT = 60.0
+
+
+def chromium() -> str | None:
+    """The browser's file, or None where there is none."""
+    return os.environ.get("ALIGN_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+
+
+@dataclass
+class Page:
+    """A page that was opened, and what happened while it was."""
+
+    browser: Browser
+    session: str
+    requests: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    loaded: bool = False
+
+    def call(self, method: str, **params: Any) -> Any:
+        return self.browser.call(method, self.session, **params)
+
+    def evaluate(self, script: str) -> Any:
+        found = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in found, found
+        return found["result"].get("value")
+
+    def screenshot(self, width: int, height: int, top: int = 0) -> bytes:
+        """A PNG of so many pixels from ``top`` on."""
+        clip = {"x": 0, "y": top, "width": width, "height": height, "scale": 1}
+        return base64.b64decode(self.call("Page.captureScreenshot", clip=clip, captureBeyondViewport=True)["data"])
+
+
+class Browser:
+    """Open for as long as the block lasts."""
+
+    def __init__(self, binary: str) -> None:
+        self._binary = binary
+        self._loop = asyncio.new_event_loop()
+        self._number = 0
+        self._pages: dict[str, Page] = {}
+
+    def __enter__(self) -> Browser:
+        self._folder = tempfile.mkdtemp(prefix="align-browser-")
+        command = [self._binary, *OPTIONS, f"--user-data-dir={self._folder}", "about:blank"]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            self._loop.run_until_complete(self._connect())
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(AttributeError):
+            self._loop.run_until_complete(self._socket.close())
+            self._loop.run_until_complete(self._client.close())
+        self._process.kill()
+        self._process.wait()
+        self._loop.run_until_complete(asyncio.sleep(0.05))
+        self._loop.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def _connect(self) -> None:
+        told, end = Path(self._folder) / "DevToolsActivePort", time.monotonic() + TIMEOUT
+        while not told.is_file() or "\n" not in told.read_text():
+            assert self._process.poll() is None, f"{self._binary} ended with {self._process.returncode}"
+            assert time.monotonic() < end, f"{self._binary} did not start"
+            await asyncio.sleep(0.05)
+        port, way = told.read_text().split("\n")[:2]
+        self._client = aiohttp.ClientSession()
+        self._socket = await self._client.ws_connect(f"ws://127.0.0.1:{port}{way}", max_msg_size=0)
+
+    def call(self, method: str, session: str | None = None, **params: Any) -> Any:
+        return self._loop.run_until_complete(self._call(method, session, params))
+
+    async def _call(self, method: str, session: str | None, params: dict[str, Any]) -> Any:
+        self._number += 1
+        number = self._number
+        message = {"id": number, "method": method, "params": params}
+        await self._socket.send_json(message | ({"sessionId": session} if session else {}))
+        while True:
+            answer = await self._socket.receive_json(timeout=TIMEOUT)
+            if answer.get("id") == number:
+                assert "error" not in answer, (method, answer)
+                return answer["result"]
+            self._event(answer)
+
+    def _event(self, event: dict[str, Any]) -> None:
+        page = self._pages.get(event.get("sessionId", ""))
+        if page is None:
+            return
+        told = event["params"]
+        if event["method"] == "Network.requestWillBeSent":
+            page.requests.append(told["request"]["url"])
+        elif event["method"] == "Runtime.exceptionThrown":
+            page.errors.append(str(told["exceptionDetails"]))
+        elif event["method"] == "Runtime.consoleAPICalled" and told["type"] in ("error", "warning", "assert"):
+            page.errors.append(str(told["args"]))
+        elif event["method"] == "Log.entryAdded" and told["entry"]["level"] in ("error", "warning"):
+            page.errors.append(str(told["entry"]))
+        elif event["method"] == "Page.loadEventFired":
+            page.loaded = True
+
+    def open(self, file: Path, size: tuple[int, int], dark: bool = False, sharp: float = 1.0) -> Page:
+        """A file from the disk, loaded, in a window of that size."""
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        page = self._pages[session] = Page(self, session)
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            page.call(f"{domain}.enable")
+        page.call(
+            "Emulation.setDeviceMetricsOverride", width=size[0], height=size[1], deviceScaleFactor=sharp,
+            mobile=size[0] < 600,
+        )  # fmt: skip
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        page.call("Emulation.setEmulatedMedia", features=[scheme])
+        page.call("Page.navigate", url=file.resolve().as_uri())
+        end = time.monotonic() + TIMEOUT
+        while not page.loaded:
+            assert time.monotonic() < end, f"{file} did not load"
+            page.evaluate("0")
+        return page
+
+
+@contextlib.contextmanager
+def browser() -> Iterator[Browser]:
+    """A browser, of which there is one."""
+    binary = chromium()
+    assert binary is not None, "no Chromium: put one on PATH or name it by ALIGN_CHROMIUM"
+    with Browser(binary) as opened:
+        yield opened
+
+
+def main(report: Path, folder: Path) -> None:
+    """Write ``report-desktop.png`` and ``report-phone.png`` of a page into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with browser() as opened:
+        for name, size, height in (("desktop", DESKTOP, 1500), ("phone", PHONE, 1500)):
+            page = opened.open(report, size)
+            path = folder / f"report-{name}.png"
+            path.write_bytes(page.screenshot(size[0], height))
+            print(f"{path}: {path.stat().st_size // 1024} kB")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
