@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from align.engine.zero import Engine
-    from align.model.config import LlamaConfig
+    from align.model.config import LlamaConfig, LoraConfig
 
 
 def export(
@@ -24,6 +24,9 @@ def export(
     parents: Sequence[Path] = (),
     inputs: Sequence[Path] = (),
     metrics: Mapping[str, Any],
+    lora: LoraConfig | None = None,
+    into: str = "",
+    beside: Mapping[str, Path] | None = None,
 ) -> None:
     """Publish the engine's model at ``out`` as a Hugging Face folder with a manifest. Every rank calls it.
 
@@ -39,15 +42,20 @@ def export(
         parents: artifacts it was made from.
         inputs: files it was made from.
         metrics: what the stage measured.
+        lora: the engine's adapters, merged into its weights.
+        into: folder within the artifact where the model goes; the artifact's own place where empty.
+        beside: folders whose files go into the artifact too, by the name of their folder there.
     """
     import shutil
 
     from align.artifacts import building, publish, work_dir
     from align.engine import dist
     from align.engine.zero_state import gathered
+    from align.model.lora import merged
     from align.model.weights import save_policy, save_scorer
 
-    tensors = gathered(engine)  # on the main rank; elsewhere the iterator only takes part in the gathering
+    # elsewhere than on the main rank the iterator only takes part in the gathering
+    tensors = merged(gathered(engine), lora) if lora else gathered(engine)
     if not dist.is_main():
         for _ in tensors:
             pass
@@ -55,8 +63,10 @@ def export(
         return
     work = work_dir(out)
     with building(out) as folder:
-        (save_policy if head == "policy" else save_scorer)(tensors, config, folder)
-        shutil.copyfile(tokenizer, folder / "tokenizer.model")
+        (save_policy if head == "policy" else save_scorer)(tensors, config, folder / into)
+        shutil.copyfile(tokenizer, folder / into / "tokenizer.model")
+        for name, source in (beside or {}).items():
+            shutil.copytree(source, folder / name, dirs_exist_ok=True)
         for name in ("metrics.jsonl", "timings.jsonl"):
             if (work / name).exists():
                 shutil.copyfile(work / name, folder / name)

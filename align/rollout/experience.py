@@ -190,22 +190,34 @@ def _joined(prompt: Sequence[int], answer: Sequence[int]) -> Row:
     return Row(np.array([*prompt, *answer], dtype=np.int32), np.arange(size) >= len(prompt))
 
 
+def _moved(batch: Batch, device: torch.device | str) -> Batch:
+    segments = None if batch.segments is None else batch.segments.to(device)
+    return Batch(batch.tokens.to(device), batch.mask.to(device), batch.positions.to(device), segments)
+
+
 @torch.no_grad()
-def over_answers(read: Callable[[Batch], Tensor], prompts: Tokens, answers: Tokens, batch_tokens: int) -> Tensor:
-    """A reading of every answer token, [R, A] float32, zero on padding.
+def over_answers(
+    read: Callable[[Batch], Tensor],
+    prompts: Tokens,
+    answers: Tokens,
+    batch_tokens: int,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """A reading of every answer token, [R, A] float32 on the CPU, zero on padding.
 
     Args:
         read: batch -> [N] readings of its counted tokens, row by row.
         prompts: R prompts.
         answers: R answers.
         batch_tokens: size of a forward pass, tokens.
+        device: that ``read`` wants its batches on.
     """
     mask = answer_mask(answers)
     filled = torch.zeros(mask.shape)
     for packs in groups(prompts, answers, batch_tokens):
         rows = [row for pack in packs for row in pack]
         part = torch.zeros(len(rows), mask.shape[1])
-        part[mask[rows]] = read(answer_batch(prompts, answers, packs)).float()
+        part[mask[rows]] = read(_moved(answer_batch(prompts, answers, packs), device)).float().cpu()
         filled[rows] = part
     return filled
 
