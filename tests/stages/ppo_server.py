@@ -35,8 +35,10 @@ class Server:
 
     def close(self) -> None:
         assert self.process.stdin
+        assert self.process.stdout
         self.process.stdin.close()
         self.process.wait(60)
+        self.process.stdout.close()
 
     def run(self, recipe: dict[str, Any], out: Path, phase: str | None = None, at: int = 1, late: float = 0.0) -> int:
         """Start a run, and kill it with SIGKILL when a phase begins.
@@ -108,8 +110,9 @@ def _child(recipe: dict[str, Any], out: Path, marks: Path) -> None:
 
 
 def main() -> None:
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
     # what a run imports, without any of its threads: they would not survive the fork
-    import deepspeed
     import numpy
     import torch
     import torch.utils.tensorboard
@@ -120,8 +123,10 @@ def main() -> None:
     import align.rollout.local
     import align.stages.ppo.loop
     import align.stages.ppo.models
+    from align.engine.zero import _deepspeed
 
-    assert all((deepspeed, numpy, torch, align))
+    _deepspeed()
+    assert all((numpy, torch, align))
     for line in sys.stdin:
         recipe, out, marks = json.loads(line)
         child = os.fork()
@@ -135,9 +140,9 @@ def main() -> None:
                 Path(marks).write_text("over\n")
             sys.stderr.flush()
             os._exit(code)
-        print(child, flush=True)
+        print(child, file=answers, flush=True)
         _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        print(os.waitstatus_to_exitcode(status), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import torch
 
 from align.config import parse
 from align.model.config import LlamaConfig
+from align.model.llama import init_weights
 from align.model.saving import save_policy, save_scorer
 from align.stages.ppo import Recipe
 from align.stages.ppo.collect import Collected
@@ -16,7 +17,7 @@ from tests.fakes import tiny_llama, tiny_scorer
 
 # above 100,000 elements a parameter is really split by ZeRO-3: embedding and head are
 MODEL = LlamaConfig(vocab_size=1000, dim=128, n_layers=2, n_heads=4, n_kv_heads=2, ffn_dim=192, max_seq_len=64)
-OPTIM = {"lr": 1e-3, "betas": [0.9, 0.95], "eps": 1e-5, "weight_decay": 0.1, "clip": 0.0, "schedule": "constant"}
+OPTIM = {"lr": 2e-4, "betas": [0.9, 0.95], "eps": 1e-5, "weight_decay": 0.1, "clip": 0.0, "schedule": "constant"}
 
 
 def save_models(root: Path, model: LlamaConfig = MODEL, std: float = 0.08) -> dict[str, Path]:
@@ -24,7 +25,9 @@ def save_models(root: Path, model: LlamaConfig = MODEL, std: float = 0.08) -> di
     folders = {name: root / name for name in ("policy", "helpful", "safety")}
     save_policy(tiny_llama(0, model, std), model, folders["policy"])
     for seed, name in enumerate(("helpful", "safety"), 1):
-        save_scorer(tiny_scorer(seed, model), model, folders[name])
+        scorer = tiny_scorer(seed, model)
+        init_weights(scorer, seed, std)
+        save_scorer(scorer, model, folders[name])
     return folders
 
 
@@ -40,9 +43,14 @@ def recipe(folders: dict[str, Path], **changes: Any) -> Recipe:
         "sampling": {"temperature": 1.0, "max_new_tokens": 8},
         "micro_tokens": 64, "optim": OPTIM, "critic_optim": OPTIM, "zero": {"stage": 0, "dtype": "fp32"},
     }  # fmt: skip
-    for key, value in changes.items():
-        values[key] = values[key] | value if isinstance(value, dict) and isinstance(values.get(key), dict) else value
-    return parse(Recipe, values, "ppo.yaml")
+    return parse(Recipe, laid_over(values, changes), "ppo.yaml")
+
+
+def laid_over(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The values with the changes; a section that both have is laid over too."""
+    both = {key for key in values.keys() & changes.keys() if isinstance(values[key], dict)}
+    sections = {key: values[key] | changes[key] for key in both if isinstance(changes[key], dict)}
+    return values | changes | sections
 
 
 def rollouts(count: int, vocab: int, seed: int = 0) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:

@@ -35,7 +35,7 @@ def plain(models: Path, folder: Path, **changes: Any) -> dict[str, Any]:
         "held_out": {"prompts": str(folder / "held-out.jsonl"), "every": 1},
         "save_every": 2, "keep_rollouts": 1, "sampling": {"max_new_tokens": 12},
     }  # fmt: skip
-    return to_plain(toy.recipe(folders, **(settings | changes)))
+    return to_plain(toy.recipe(folders, **toy.laid_over(settings, changes)))
 
 
 def run(server: Server, recipe: dict[str, Any], out: Path, kills: list[tuple[str, int, float]]) -> int:
@@ -48,25 +48,28 @@ def run(server: Server, recipe: dict[str, Any], out: Path, kills: list[tuple[str
     return killed.count(-9)
 
 
-def compare(tmp_path: Path, seed: Any) -> None:
+def compare(tmp_path: Path, seed: Any, iterations: int = 5) -> None:
     names = ("ppo", "ppo-checkpoint")
     for name in names:
         straight, disturbed = tmp_path / "straight" / name, tmp_path / "disturbed" / name
         assert same_but_for_times(straight, disturbed) == [], (name, seed)
     made = read_manifest(tmp_path / "disturbed" / "ppo", verify=True)
     assert set(made.files) >= {"model.safetensors", "metrics.jsonl", "last/model.safetensors"}
-    assert sum(name.startswith("rollouts/") for name in made.files) == 5
-    rows = list(read_rollouts(tmp_path / "disturbed" / "ppo" / "rollouts" / "iteration-00000004.jsonl"))
+    assert sum(name.startswith("rollouts/") for name in made.files) == iterations
+    rows = list(read_rollouts(tmp_path / "disturbed" / "ppo" / "rollouts" / f"iteration-{iterations - 1:08d}.jsonl"))
     assert [row["sample"] for row in rows] == [0, 1] * 3
     assert made.metrics == read_manifest(tmp_path / "straight" / "ppo").metrics
 
 
 def test_killed_twice_it_ends_in_the_same_bytes(server: Server, models: Path, tmp_path: Path) -> None:
-    recipe, (seed, random) = plain(models, tmp_path), chance()
-    kills = [(random.choice(PHASES[:-1]), random.randint(4, 5), random.random() / 50), ("save", 3, 0.002)]
+    recipe, (seed, random) = plain(models, tmp_path, ppo={"iterations": 3, "epochs": 1}, save_every=1), chance()
+    kills = [
+        (random.choice(PHASES[:-1]), random.randint(2, 3), random.random() / 50),
+        ("save", random.randint(1, 2), 0),
+    ]
     assert run(server, recipe, tmp_path / "straight" / "ppo", []) == 0
     assert run(server, recipe, tmp_path / "disturbed" / "ppo", kills) == 2, seed
-    compare(tmp_path, seed)
+    compare(tmp_path, seed, iterations=3)
 
 
 @pytest.mark.slow

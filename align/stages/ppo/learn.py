@@ -106,12 +106,12 @@ def improve(
     for epoch in range(ppo.epochs):
         order = [int(row) for row in permutation(answers, epoch, recipe.seed + iteration)]
         for start in range(0, answers, ppo.mini_batch):
-            micros = _micros(recipe, experience, order[start : start + ppo.mini_batch])
+            micros = _micros(recipe, models.widest, experience, order[start : start + ppo.mini_batch])
             judged = update(models.critic, micros, losses.value_counts, judges)
             seen = judged.losses | {"critic_grad_norm": judged.grad_norm}
             if iteration >= ppo.critic_warmup:
-                beside = mix(models.policy.steps) if mix else []
-                acted = update(models.policy, [*micros, *beside], _counts, acts)
+                mixed: list[PPOBatch | Batch] = [*micros, *(mix(models.policy.steps) if mix else [])]
+                acted = update(models.policy, mixed, _counts, acts)
                 seen = acted.losses | seen | {"grad_norm": acted.grad_norm}
                 if epoch == start == 0:
                     means["gap"].append(seen["gap"])
@@ -167,11 +167,11 @@ def _mixed(policy_terms: Callable[..., dict[str, Term]], ptx: PtxConfig | None) 
     return terms
 
 
-def _micros(recipe: Recipe, experience: Experience, rows: Sequence[int]) -> list[PPOBatch]:
+def _micros(recipe: Recipe, widest: int, experience: Experience, rows: Sequence[int]) -> list[PPOBatch]:
     """This rank's share of a mini-batch as forward passes of similar lengths."""
     from align.engine import dist
     from align.rollout.experience import groups, select
 
     mine = sorted(rows)[dist.rank() :: dist.world_size()]
-    parts = groups(experience.prompts, experience.answers, recipe.micro_tokens, mine)
+    parts = groups(experience.prompts, experience.answers, recipe.micro_tokens, mine, widest)
     return [select(experience, packs) for packs in parts]

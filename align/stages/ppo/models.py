@@ -25,6 +25,7 @@ class Models:
     """Held open for a run."""
 
     def __init__(self, recipe: Recipe) -> None:
+        from align.data.pack import NARROW
         from align.engine import dist
         from align.engine.zero import wrap
         from align.model.config import read_config
@@ -50,6 +51,7 @@ class Models:
             critic = scorer_from_policy(load_policy(start), recipe.seed)
         else:
             critic = load_scorer(judges[recipe.critic])
+        self.widest = min(NARROW, self.config.max_seq_len, critic.config.max_seq_len)  # tokens of a packed row
         head = critic.score.weight.detach().clone()
         critic.score.weight.data.zero_()
         self._shared = None
@@ -119,14 +121,14 @@ class Models:
 
         rank, world, size = dist.rank(), dist.world_size(), self.recipe.micro_tokens
         if world == 1:
-            return over_answers(reader, prompts, answers, size, self.device)
+            return over_answers(reader, prompts, answers, size, self.device, self.widest)
         batches: list[Batch] = []
 
         def counted(batch: Batch) -> Tensor:
             batches.append(batch)
             return reader(batch)
 
-        found = over_answers(counted, prompts[rank::world], answers[rank::world], size, self.device)
+        found = over_answers(counted, prompts[rank::world], answers[rank::world], size, self.device, self.widest)
         with torch.no_grad():
             for _ in range(int(dist.max_number(len(batches))) - len(batches)):
                 reader(batches[-1])  # with split weights a forward is a collective, and the others wait for it
