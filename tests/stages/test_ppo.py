@@ -135,7 +135,7 @@ def test_ptx_adds_the_gradient_of_the_mean_cross_entropy(folders: dict[str, Path
         torch.testing.assert_close(found, parameter.grad, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("stage", [0, 3])
+@pytest.mark.parametrize("stage", [pytest.param(0, marks=pytest.mark.slow), 3])
 def test_with_adapters_the_frozen_models_are_the_bases(folders: dict[str, Path], stage: int) -> None:
     recipe = toy.recipe(folders, lora=LORA, critic_lora=LORA, critic="safety", zero={"stage": stage}, ppo={"epochs": 2})
     rolled = given()

@@ -24,7 +24,7 @@ from align.stages.ppo.models import Models
 from tests.stages import ppo_toy as toy
 
 V, EOS = 6, 2
-MODEL = LlamaConfig(vocab_size=V, dim=16, n_layers=1, n_heads=2, n_kv_heads=2, ffn_dim=32, max_seq_len=8)
+MODEL = LlamaConfig(vocab_size=V, dim=32, n_layers=1, n_heads=2, n_kv_heads=2, ffn_dim=64, max_seq_len=8)
 PROMPTS = [[1, 3], [1, 5, 4]]
 Answer = tuple[int, ...]
 
@@ -58,7 +58,7 @@ def distances(
     root: Path, beta: float, longest: int, seed: int, iterations: int, temperature: float = 1.0
 ) -> tuple[float, float]:
     """Total variation to the closed form before and after, the larger of the two prompts'."""
-    folders = toy.save_models(root, MODEL, std=0.5)
+    folders = toy.save_models(root, MODEL, std=0.25)
     rate = {"lr": 6e-3, "weight_decay": 0.0, "clip": 1.0, "schedule": "linear"}
     recipe = toy.recipe(
         folders, seed=seed, micro_tokens=4096, optim=rate, critic_optim=rate,

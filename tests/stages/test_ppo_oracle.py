@@ -44,6 +44,9 @@ CASES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+QUICK = ("packed", "zero3")
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return toy.save_models(tmp_path_factory.mktemp("ppo"))

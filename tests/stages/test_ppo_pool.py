@@ -93,6 +93,7 @@ def test_one_step_ahead_the_answers_are_one_version_old(
     assert min(gaps[1:]) > 10 * gaps[0], "the ratio is to the log-probs of the policy that answered"
 
 
+@pytest.mark.slow
 def test_one_step_ahead_resumes_with_the_answers_that_were_under_way(
     models: Path, tmp_path: Path, events: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
