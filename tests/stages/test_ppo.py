@@ -18,6 +18,7 @@ from torch import Tensor
 from align.artifacts import read_manifest, work_dir, write_jsonl
 from align.engine import checkpoint
 from align.engine.clock import Clock
+from align.engine.launch import LaunchConfig, launch
 from align.engine.metrics import read_metrics
 from align.engine.zero_state import gathered, state_tensors
 from align.errors import TrainingError
@@ -265,3 +266,24 @@ def test_a_run_mixes_dialogues_and_text_in(models: Path, tmp_path: Path) -> None
     manifest = read_manifest(out)
     assert manifest.recipe["ptx"]["weight"] == 27.8
     assert {Path(entry["path"]).name for entry in manifest.inputs} == {"prompts.jsonl", "sft.jsonl", "text.txt"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapters", [False, True])
+def test_two_processes_run_as_one(models: Path, tmp_path: Path, adapters: bool) -> None:
+    """Held-out judging, best and last, adapters and split weights: everything that is a collective."""
+    changes: dict[str, Any] = {"zero": {"stage": 3}, "ppo": {"iterations": 2, "critic_warmup": 0}}
+    if adapters:
+        changes |= {"lora": LORA, "critic_lora": LORA}
+    alone = start(models, tmp_path, "alone", **changes)
+    out = tmp_path / "both"
+    work_dir(out).mkdir(parents=True)
+    recipe = plain(models, tmp_path, **changes, launch={"processes": 2})
+    launch("align.stages.ppo", recipe, out, LaunchConfig(processes=2))
+    both = (read_metrics(folder / "metrics.jsonl") for folder in (alone, out))
+    for one, two in zip(*both, strict=True):
+        assert two == pytest.approx(one, abs=1e-4)
+    for folder in ("", "last"):
+        expected = dict(load_policy(alone / folder).named_parameters())
+        for name, parameter in load_policy(out / folder).named_parameters():
+            torch.testing.assert_close(parameter, expected[name], rtol=0, atol=1e-4)
