@@ -39,7 +39,15 @@ USES: dict[str, dict[str, Kind]] = {
         "prompts": "prompts",
     },
     "ghost": {"policy": "model", "prompts": "prompts", "constraints": "constraints"},
-    "ppo": {"policy": "model", "helpful": "model", "safety": "model", "prompts": "prompts"},
+    "ppo": {
+        "policy": "model",
+        "helpful": "model",
+        "safety": "model",
+        "prompts": "prompts",
+        "held_out.prompts": "prompts",
+        "ptx.data.*.path": "dialogs",
+        "ptx.text.*": "text",
+    },
     "evaluate": {
         "policies.*": "model",
         "reference": "model",

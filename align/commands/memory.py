@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from align.model.config import Dtype, LlamaConfig, read_config
+from align.model.config import Dtype, LlamaConfig, LoraConfig, read_config
 from align.model.memory import Memory, sampling, scoring, training
 from align.runner import Task
 
@@ -56,7 +56,7 @@ Size = Callable[[str], LlamaConfig | None]
 def _fit(head: bool) -> Callable[[Any, LlamaConfig, Size], dict[str, Memory]]:
     def parts(recipe: Any, model: LlamaConfig, size: Size) -> dict[str, Memory]:
         rows = recipe.batch.micro_rows * (1 if head else 2)  # a pair is two rows
-        return {"training": _trained(recipe, model, rows, recipe.batch.length, head)}
+        return {"training": _trained(recipe, model, rows, recipe.batch.length, head, getattr(recipe, "lora", None))}
 
     return parts
 
@@ -66,10 +66,13 @@ def _ppo(recipe: Any, model: LlamaConfig, size: Size) -> dict[str, Memory]:
     rows = max(1, recipe.micro_tokens // length)
     judges = {name: size(folder) or model for name, folder in _judges(recipe).items()}
     critic = judges.get(recipe.critic, model)
+    if recipe.critic_lora:  # the reward model is the base of the critic's adapters
+        judges.pop(recipe.critic, None)
+    frozen = {} if recipe.lora else {"reference": scoring(model, dtype=recipe.zero.dtype, head=True)}
     return {
-        "policy": _trained(recipe, model, rows, length, True, whole_logits=True),
-        "critic": _trained(recipe, critic, rows, length, False),
-        "reference": scoring(model, dtype=recipe.zero.dtype, head=True),
+        "policy": _trained(recipe, model, rows, length, True, recipe.lora, whole_logits=True),
+        "critic": _trained(recipe, critic, rows, length, False, recipe.critic_lora),
+        **frozen,
         **{name: scoring(judge, dtype=recipe.zero.dtype, head=False) for name, judge in judges.items()},
         "sampler": sampling(model, dtype=recipe.zero.dtype, slots=recipe.slots, length=model.max_seq_len),
     }
@@ -86,7 +89,15 @@ def _sampled(recipe: Any, model: LlamaConfig, size: Size) -> dict[str, Memory]:
     }
 
 
-def _trained(recipe: Any, model: LlamaConfig, rows: int, length: int, head: bool, whole_logits: bool = False) -> Memory:
+def _trained(
+    recipe: Any,
+    model: LlamaConfig,
+    rows: int,
+    length: int,
+    head: bool,
+    lora: LoraConfig | None,
+    whole_logits: bool = False,
+) -> Memory:
     zero = recipe.zero
     return training(
         model,
@@ -98,7 +109,7 @@ def _trained(recipe: Any, model: LlamaConfig, rows: int, length: int, head: bool
         head=head,
         offload_optimizer=zero.offload_optimizer,
         offload_params=zero.offload_params,
-        lora=getattr(recipe, "lora", None),
+        lora=lora,
         checkpointing=zero.checkpointing,
         whole_logits=whole_logits,
     )

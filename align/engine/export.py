@@ -25,6 +25,8 @@ def export(
     inputs: Sequence[Path] = (),
     metrics: Mapping[str, Any],
     lora: LoraConfig | None = None,
+    into: str = "",
+    beside: Mapping[str, Path] | None = None,
 ) -> None:
     """Publish the engine's model at ``out`` as a Hugging Face folder with a manifest. Every rank calls it.
 
@@ -41,6 +43,8 @@ def export(
         inputs: files it was made from.
         metrics: what the stage measured.
         lora: the adapters that were trained; they are merged into the first parent's weights.
+        into: folder within the artifact where the model goes; the artifact's own place where empty.
+        beside: folders whose files go into the artifact too, by the name of their folder there.
     """
     import shutil
 
@@ -50,7 +54,8 @@ def export(
     from align.model.lora import merged
     from align.model.weights import read_weight, save_policy, save_scorer
 
-    tensors = gathered(engine)  # on the main rank; elsewhere the iterator only takes part in the gathering
+    # elsewhere than on the main rank the iterator only takes part in the gathering
+    tensors = gathered(engine)
     if not dist.is_main():
         for _ in tensors:
             pass
@@ -60,8 +65,10 @@ def export(
         tensors = merged(tensors, lora, read_weight(parents[0]))
     work = work_dir(out)
     with building(out) as folder:
-        (save_policy if head == "policy" else save_scorer)(tensors, config, folder)
-        shutil.copyfile(tokenizer, folder / "tokenizer.model")
+        (save_policy if head == "policy" else save_scorer)(tensors, config, folder / into)
+        shutil.copyfile(tokenizer, folder / into / "tokenizer.model")
+        for name, source in (beside or {}).items():
+            shutil.copytree(source, folder / name, dirs_exist_ok=True)
         for name in ("metrics.jsonl", "timings.jsonl", "report.json"):
             if (work / name).exists():
                 shutil.copyfile(work / name, folder / name)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from align.losses.masked import full, same_shape
 
+MAX_KL_ERROR = 0.2  # Ziegler et al. 2019, section 2.2
 MAX_LOG_RATIO = 20.0  # exp of more is no number to train on; recipe page, section 7
 
 
@@ -49,3 +50,20 @@ def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     # near 0 the result is d²/2 while the terms are d: fp32 would lose all of it, fp64 does not
     d = (ref_logprobs.double() - logprobs.double()).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     return (torch.expm1(d) - d).to(torch.promote_types(full(logprobs).dtype, full(ref_logprobs).dtype))
+
+
+def adapted_beta(beta: float, kl: float, target: float, horizon: float, answers: int) -> float:
+    """``beta (1 + clip(kl / target - 1, -0.2, 0.2) answers / horizon)``: a KL above the target raises its weight.
+
+    Ziegler et al. 2019 (arXiv 1909.08593), section 2.2, as lm-human-preferences writes it (train_policy.py,
+    AdaptiveKLController).
+
+    Args:
+        beta: weight of the KL penalty so far.
+        kl: of the last iteration, nats an answer.
+        target: nats an answer.
+        horizon: answers after which a KL far off has changed beta by a fifth.
+        answers: of the last iteration.
+    """
+    error = min(max(kl / target - 1.0, -MAX_KL_ERROR), MAX_KL_ERROR)
+    return beta * (1.0 + error * answers / horizon)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,32 @@ def add_lora(model: M, lora: LoraConfig, seed: int) -> M:
 def adapted(model: M, lora: LoraConfig | None, seed: int) -> M:
     """The model as a recipe's ``lora`` wants it: with adapters, or as it is where that is null."""
     return model if lora is None else add_lora(model, lora, seed)
+
+
+class CriticOnReward(nn.Module):
+    """A critic made of a reward model and adapters, with the reward model still at hand: one body for both."""
+
+    def __init__(self, critic: Scorer, head: Tensor) -> None:
+        """Take over an adapted critic.
+
+        Args:
+            critic: a scorer after :func:`add_lora`, on the reward model's body.
+            head: [1, D] the reward model's own scalar head.
+        """
+        super().__init__()
+        self.critic = critic
+        self.reward = nn.Linear(critic.config.dim, 1, bias=False)
+        self.reward.weight = nn.Parameter(head, requires_grad=False)
+
+    def forward(self, *args: Any, at: Tensor, reward: bool = False, **kwargs: Any) -> Tensor:
+        """The critic's values, or the reward model's scores: [N] at flat indices; see :meth:`Scorer.forward`."""
+        if not reward:
+            values: Tensor = self.critic(*args, at=at, **kwargs)
+            return values
+        with without_adapters(self.critic):
+            hidden = self.critic.model(*args, **kwargs)
+        scores: Tensor = self.reward(hidden.flatten(0, 1)[at])
+        return scores.squeeze(-1).float()
 
 
 @contextmanager

@@ -155,7 +155,9 @@ def answer_batch(prompts: Tokens, answers: Tokens, packs: Packs) -> Batch:
     return collate(rows, max(sum(len(row.tokens) for row in pack) for pack in rows))
 
 
-def groups(prompts: Tokens, answers: Tokens, batch_tokens: int, rows: Sequence[int] | None = None) -> Iterator[Packs]:
+def groups(
+    prompts: Tokens, answers: Tokens, batch_tokens: int, rows: Sequence[int] | None = None, widest: int = NARROW
+) -> Iterator[Packs]:
     """Answers of similar length in packed rows, each group of them at most ``batch_tokens`` tokens with padding.
 
     A row is as long as the longest of its group, or NARROW where all are shorter: lengths differ much and answers are
@@ -166,6 +168,7 @@ def groups(prompts: Tokens, answers: Tokens, batch_tokens: int, rows: Sequence[i
         answers: R answers.
         batch_tokens: size of a forward pass; one answer that is longer gets one of its own.
         rows: those to group; None: all.
+        widest: tokens of a row that holds several answers; no more than the model's context.
     """
     lengths = {row: len(prompts[row]) + len(answers[row]) for row in (range(len(prompts)) if rows is None else rows)}
     queue = sorted(lengths, key=lambda row: lengths[row])
@@ -176,7 +179,7 @@ def groups(prompts: Tokens, answers: Tokens, batch_tokens: int, rows: Sequence[i
             count += 1
         while True:
             sizes = [lengths[row] for row in queue[:count]]
-            packs = bins(sizes, max(sizes[-1], min(NARROW, batch_tokens)))
+            packs = bins(sizes, max(sizes[-1], min(widest, batch_tokens)))
             width = max(sum(sizes[index] for index in pack) for pack in packs)
             if width * len(packs) <= batch_tokens or count == 1:
                 break
@@ -190,22 +193,36 @@ def _joined(prompt: Sequence[int], answer: Sequence[int]) -> Row:
     return Row(np.array([*prompt, *answer], dtype=np.int32), np.arange(size) >= len(prompt))
 
 
+def _moved(batch: Batch, device: torch.device | str) -> Batch:
+    segments = None if batch.segments is None else batch.segments.to(device)
+    return Batch(batch.tokens.to(device), batch.mask.to(device), batch.positions.to(device), segments)
+
+
 @torch.no_grad()
-def over_answers(read: Callable[[Batch], Tensor], prompts: Tokens, answers: Tokens, batch_tokens: int) -> Tensor:
-    """A reading of every answer token, [R, A] float32, zero on padding.
+def over_answers(
+    read: Callable[[Batch], Tensor],
+    prompts: Tokens,
+    answers: Tokens,
+    batch_tokens: int,
+    device: torch.device | str = "cpu",
+    widest: int = NARROW,
+) -> Tensor:
+    """A reading of every answer token, [R, A] float32 on the CPU, zero on padding.
 
     Args:
         read: batch -> [N] readings of its counted tokens, row by row.
         prompts: R prompts.
         answers: R answers.
         batch_tokens: size of a forward pass, tokens.
+        device: that ``read`` wants its batches on.
+        widest: see :func:`groups`.
     """
     mask = answer_mask(answers)
     filled = torch.zeros(mask.shape)
-    for packs in groups(prompts, answers, batch_tokens):
+    for packs in groups(prompts, answers, batch_tokens, widest=widest):
         rows = [row for pack in packs for row in pack]
         part = torch.zeros(len(rows), mask.shape[1])
-        part[mask[rows]] = read(answer_batch(prompts, answers, packs)).float()
+        part[mask[rows]] = read(_moved(answer_batch(prompts, answers, packs), device)).float().cpu()
         filled[rows] = part
     return filled
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from align.losses import combine_rewards
 from align.model.config import Dtype
+from align.model.heads import Scorer
 from align.model.weights import load_scorer
 from align.rollout.scorer import score_rows
 
@@ -26,9 +27,18 @@ class Scores(NamedTuple):
 class RewardModels:
     """Helpfulness and safety reward models, held open for scoring."""
 
-    def __init__(self, helpful: Path, safety: Path, threshold: float, dtype: Dtype = "fp32") -> None:
-        self.helpful = load_scorer(helpful, dtype=dtype)
-        self.safety = load_scorer(safety, dtype=dtype)
+    def __init__(self, helpful: Path | Scorer, safety: Path | Scorer, threshold: float, dtype: Dtype = "fp32") -> None:
+        """Open both.
+
+        Args:
+            helpful: a folder, or a model that is open already.
+            safety: likewise.
+            threshold: a probability: below it the safety score decides.
+            dtype: of folders' weights.
+        """
+        self.helpful, self.safety = (
+            load_scorer(model, dtype=dtype) if isinstance(model, Path) else model for model in (helpful, safety)
+        )
         self.threshold = threshold
 
     def score(

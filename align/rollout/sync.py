@@ -67,3 +67,23 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
     check_complete(weights, own, where)
     for name, parameter in own.items():
         parameter.copy_(weights[name])
+
+
+@torch.no_grad()
+def pour(named: Iterable[tuple[str, Tensor]], module: nn.Module) -> None:
+    """Copy a stream of weights into a plain module as they come, one in memory at a time.
+
+    Args:
+        named: whole parameters by name, each of the module's once.
+        module: its dtype and device are kept; half filled where an error is raised.
+
+    Raises:
+        WeightsError: a tensor is missing, left over or of another shape.
+    """
+    own, seen = places(module), set()
+    for name, tensor in named:
+        check_name(name, own, "weights handed over")
+        check_shape(name, tensor.shape, own[name].shape, "weights handed over")
+        own[name].copy_(tensor)
+        seen.add(name)
+    check_complete(seen, own, "weights handed over")

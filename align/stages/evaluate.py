@@ -191,12 +191,14 @@ def measured(
     ``kl`` is the mean over answers of log p(answer) - log p_ref(answer), nats an answer, the reference's at
     temperature 1; ``tokens`` are those of an answer; ``reward`` is the combined score, logits.
     """
+    from align.data.pack import NARROW
     from align.data.prompts import encode_prompts
     from align.rollout.experience import logprob_reader, over_answers
 
     encoded = encode_prompts(tokenizer, prompts)
     asked, said = [encoded[r.prompt] for r in rollouts], [r.tokens for r in rollouts]
-    theirs = over_answers(logprob_reader(reference, 1.0), asked, said, 16384)
+    widest = min(NARROW, reference.config.max_seq_len)
+    theirs = over_answers(logprob_reader(reference, 1.0), asked, said, 16384, widest=widest)
     found = {
         "kl": mean(sum(r.logprobs) - float(row.sum()) for r, row in zip(rollouts, theirs, strict=True)),
         "tokens": mean(len(answer) for answer in said),

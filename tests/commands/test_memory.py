@@ -7,15 +7,17 @@ import pytest
 
 from align.commands.check import USES, check
 from align.commands.memory import estimate
-from align.config import read_yaml
+from align.config import read_yaml, to_plain
 from align.model.config import PRESETS
 from align.model.memory import sampling, scoring, training
 from align.pipeline import load_pipeline
 from align.runner import STAGES, make_task
 from align.values import leaves
+from tests.stages import ppo_toy as toy
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 GIB = 2**30
+FOLDERS = ("policy", "helpful", "safety")
 
 
 def test_check_knows_what_every_stage_uses() -> None:
@@ -26,6 +28,11 @@ def test_every_pattern_is_a_key_of_some_shipped_pipeline() -> None:
     given = ["model=given", "data=given"]
     tasks = [task for path in RECIPES.glob("*/pipeline.yaml") for task in load_pipeline(path, given).tasks]
     found = {(task.stage, key) for task in tasks for key, _ in leaves(task.plain)}
+    ptx = {"data": [{"path": "d.jsonl"}], "text": ["t.txt"], "rows": 1, "micro_rows": 1, "length": 64}
+    whole = toy.recipe(
+        {name: Path(name) for name in FOLDERS}, ptx=ptx, held_out={"prompts": "p.jsonl", "every": 1}
+    )  # what no shipped pipeline asks for
+    found |= {("ppo", key) for key, _ in leaves(to_plain(whole))}
     for stage, patterns in USES.items():
         for pattern in patterns:
             assert any(s == stage and fnmatchcase(key, pattern) for s, key in found), (stage, pattern)
@@ -81,3 +88,21 @@ def test_sizes_are_handed_down_a_pipeline_that_has_not_run(tmp_path: Path, monke
     assert sum("memory of each process" in line for line in lines) == sum(
         ": the recipe is good" in line and ": world: " not in line and ": people: " not in line for line in lines
     )
+
+
+def test_ppo_by_adapters_needs_no_reference_and_one_reward_model_less() -> None:
+    given = {"policy": "base", "helpful": "h", "safety": "s", "prompts": "p.jsonl"}
+    model = PRESETS["llama2-7b"]
+    sizes = dict.fromkeys(("base", "h", "s"), model)
+    path = RECIPES / "llama2-7b" / "ppo.yaml"
+    adapters = {"lora": {"rank": 8}, "critic_lora": {"rank": 8}}
+    full, lean = (
+        estimate(make_task(read_yaml(path, settings=given | extra), "ppo.yaml", Path("out")), sizes)
+        for extra in ({}, adapters)
+    )
+    assert full
+    assert lean
+    assert full.keys() - lean.keys() == {"reference", "helpful"}
+    assert lean["policy"] < full["policy"]
+    assert lean["critic"] < full["critic"]
+    assert lean["safety"] == full["safety"]

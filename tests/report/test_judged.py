@@ -21,9 +21,7 @@ def test_one_row_a_model_and_set(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     found = judged([tmp_path / "old", tmp_path / "b"])
     assert found is not None
-    _, columns, rows = found
-    assert {len(row) for row in rows} == {len(columns)}
-    assert rows == [
+    assert found.rows == [
         ["b", "mine", "75.0 (30.1–95.4)", "62.5 (21.9–90.8)", f"{told['length']['pairs']['spearman']['r']:+.3f}",
          f"{told['calibration']['ece']:.3f}", "50.0 (9.5–90.5)", "50.0 (9.5–90.5)", "100.0 %"],
         ["b", "other", "100.0 (20.7–100.0)", "50.0 (5.5–94.5)", "–", f"{plain['calibration']['ece']:.3f}",

@@ -88,6 +88,14 @@ def test_groups_hold_every_row_once_within_the_budget():
     assert [[r for pack in packs for r in pack] for packs in groups(PROMPTS, ANSWERS, 3, [2, 0])] == [[0], [2]]
 
 
+def test_rows_of_several_answers_are_no_wider_than_the_context():
+    """Packed to 128 tokens, a model of a shorter context could not read them."""
+    found = list(groups([(1,) * 10] * 9, [(2,) * 10] * 9, 4096, widest=64))
+    assert {sum(20 for _ in pack) for packs in found for pack in packs} == {60}
+    wide = list(groups([(1,) * 10] * 9, [(2,) * 10] * 9, 4096))
+    assert max(sum(20 for _ in pack) for packs in wide for pack in packs) == 120
+
+
 @settings(max_examples=100)
 @given(st.lists(st.tuples(st.integers(1, 150), st.integers(1, 40)), min_size=1, max_size=40), st.integers(1, 999))
 def test_any_groups_hold_every_row_once_within_the_budget(sizes, budget):

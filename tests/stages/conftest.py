@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from align.records import Request
 from align.rollout import journal
 from tests.data.corpus import WORDS, corpus
 from tests.fakes import tiny_llama, tiny_scorer
+from tests.stages.ppo_server import Server
 from tests.stages.rounds import Runner
 
 SMALL = LlamaConfig(vocab_size=400, dim=16, n_layers=1, n_heads=2, n_kv_heads=1, ffn_dim=32, max_seq_len=256)
@@ -39,6 +40,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     begin = [{"role": "system", "content": "a fox"}]
     write_jsonl(root / "dialogues.jsonl", [{"id": f"d{i}", "prompt": begin + turns} for i in range(6)])
     return root
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """Starts PPO runs for a test to kill."""
+    made = Server()
+    yield made
+    made.close()
 
 
 @pytest.fixture
