@@ -110,8 +110,8 @@ class Chat:
                 drawn.append(token)
                 text = self.tokenizer.decode(drawn)
                 if not text.endswith("\ufffd"):  # a character whose bytes are not all there yet
-                    show(printable(text[len(shown) :]))
-                    shown = text
+                    piece, shown = text[len(shown) :], text  # what may be seen is kept, whenever Ctrl-C comes
+                    show(printable(piece))
         except KeyboardInterrupt:
             stopped = True
             show(" …")

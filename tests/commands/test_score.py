@@ -142,8 +142,10 @@ def test_our_own_reward_model_reads_the_same_through_transformers(model: Path, t
     score_file(model, pairs, None, report=told[1], layout="chat")
     ours, theirs = (json.loads(path.read_text())["sets"]["pairs.jsonl"] for path in told)
     for group in ("chosen", "rejected"):
-        assert theirs["scores"]["groups"][group]["mean"] == pytest.approx(ours["scores"]["groups"][group]["mean"])
-    assert theirs["calibration"]["ece"] == pytest.approx(ours["calibration"]["ece"])
+        assert theirs["scores"]["groups"][group]["mean"] == pytest.approx(
+            ours["scores"]["groups"][group]["mean"], abs=1e-6
+        )
+    assert theirs["calibration"]["ece"] == pytest.approx(ours["calibration"]["ece"], abs=1e-6)
 
 
 def test_wrong_files_are_one_line(model: Path, tmp_path: Path) -> None:

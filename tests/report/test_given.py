@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from align.errors import ArtifactError
+from align.measures.reward import document, reward_report
 from align.report.page import write_report
+from tests.measures.cases import pair
 from tests.report.runs import made
 
 CURVE = {"name": "tradeoff", "title": "Trade-off", "x": "KL", "y": "score", "series": [
@@ -38,7 +40,8 @@ def test_a_stage_s_own_figures_are_drawn(tmp_path: Path) -> None:
 
 def test_a_reward_model_s_report_stands_with_the_last_of_its_line(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    report = {"format": 1, "model": "rm", "sets": {"helpful": {"figures": [RATED]}}}
+    told = reward_report([pair("q")], [(1.0, 0.0)], [(3, 3)])
+    report = document("rm", {"helpful": told | {"figures": [RATED]}})
     made(run, "rm", "reward", files={"report.json": report})
     made(run, "rm-2", "reward", parents=["rm"], files={"report.json": report})
     page = write_report(run).read_text()
