@@ -28,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import align  # noqa: F401  # before torch: it sets how OpenMP's threads wait
@@ -46,7 +47,7 @@ BATCHES = {"sft": (1, 4, 16), "reward": (2, 4, 8)}  # rows, and pairs, a forward
 
 def ours(case: Case, task: str, policy: Path) -> dict[str, Any]:
     from align.data.batches import BatchConfig, packed_batches, pair_batches
-    from align.data.preference import PairRow
+    from align.data.compared import ComparedRow
     from align.engine.objectives import lm_counts, lm_terms
     from align.engine.optim import OptimConfig
     from align.engine.step import update
@@ -67,13 +68,14 @@ def ours(case: Case, task: str, policy: Path) -> dict[str, Any]:
         module, counts, terms = load_policy(policy), lm_counts, lm_terms
     else:
         drawn = [
-            PairRow(row(p.prompt, p.chosen), row(p.prompt, p.rejected), margin=0.0, rating=0, safe=(-1, -1))
+            ComparedRow((row(p.prompt, p.chosen), row(p.prompt, p.rejected)), ((0, 1),), (0.0,), (0,), (-1, -1))
             for p in pairs
         ]
         sizes = BatchConfig(rows=len(drawn), micro_rows=8, length=LENGTH)
         batches = pair_batches(drawn, sizes, seed=0, rank=0, world=1)
-        module, counts = scorer(policy), reward._counts
-        terms = lambda engine, batch: reward._terms(engine, batch, 0.0)  # noqa: E731
+        module, counts = scorer(policy), lambda batch: reward._counts(batch, "pairs")
+        plain = SimpleNamespace(mean_over="pairs", safety_weight=0.0)
+        terms = lambda engine, batch: reward._terms(engine, batch, plain)  # type: ignore[arg-type]  # noqa: E731
     engine = wrap(module, optim, zero, 10**6)
     losses, ends = [], []
     for _ in range(case.updates + 1):

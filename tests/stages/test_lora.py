@@ -51,6 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i in range(12)
     ]
     write_jsonl(folder / "pairs.jsonl", pairs)
+    write_jsonl(folder / "held.jsonl", [pair | {"prompt": said(f"and {i}")} for i, pair in enumerate(pairs)])
     return folder
 
 
@@ -58,7 +59,7 @@ def values(stage: str, folder: Path, dtype: Dtype, **more: Any) -> dict[str, Any
     data: dict[str, Any] = {"data": [{"path": str(folder / "sft.jsonl")}]}
     if stage == "reward":
         pairs = str(folder / "pairs.jsonl")
-        data = {"data": {"main": [pairs]}, "held_out": {"same": pairs}, "margins": "small"}
+        data = {"data": {"main": [pairs]}, "held_out": {"other": str(folder / "held.jsonl")}, "margins": "small"}
     batch = {"rows": 4, "micro_rows": 2, "length": 64}
     common = {"stage": stage, "policy": str(folder / "base"), "batch": batch, "optim": OPTIM}
     return {**common, **data, "zero": {"stage": 0, "dtype": dtype}, "lora": LORA, **more}
@@ -118,11 +119,12 @@ def test_a_reward_model_scores_as_it_was_trained(
     with torch.no_grad():
         torch.testing.assert_close(load_scorer(out)(tokens), spy.engines[0](tokens), rtol=1e-5, atol=1e-5)
     from align.artifacts import read_manifest
+    from align.measures.reward import by_rating
 
-    pairs = read_pairs([folder / "pairs.jsonl"])
-    held = pair_rows(Tokenizer(out / "tokenizer.model"), pairs, margins="none", max_len=64).pairs
-    told = read_manifest(out, verify=True).metrics["held_out/same"]
-    assert told == reward.measure(load_scorer(out), held), "measured with its adapters"
+    pairs = read_pairs([folder / "held.jsonl"])
+    held = pair_rows(Tokenizer(out / "tokenizer.model"), pairs, margins="none", max_len=64)
+    told = read_manifest(out, verify=True).metrics["held_out/other"]
+    assert told == by_rating(reward.measure(load_scorer(out), pairs, held)), "measured with its adapters"
     assert told["all"]["accuracy"] > 0.9, "and they learn"
 
 
