@@ -263,6 +263,193 @@ template <typename T> void softmax_backward(const T *weights, T *grad, int64_t r
   }
 }
 
+// A head's tokens of one document in fp32, rotated and scaled where a table is given; keys and values transposed too.
+struct Head {
+  std::vector<float> rows, columns;  // [L, E], [E, L]
+
+  template <typename T>
+  void read(const T *x, const int64_t *index, const int64_t *positions, const float *cos, const float *sin,
+            int64_t length, int64_t heads, int64_t head, int64_t width, float factor, bool transposed) {
+    rows.resize(size_t(length * width));
+    int64_t half = width / 2;
+    for (int64_t t = 0; t < length; ++t) {
+      const T *from = x + (index[t] * heads + head) * width;
+      float *to = rows.data() + t * width;
+      if (!cos) {
+#pragma omp simd
+        for (int64_t i = 0; i < width; ++i) to[i] = load(from[i]);
+        continue;
+      }
+      const float *c = cos + positions[index[t]] * half, *s = sin + positions[index[t]] * half;
+#pragma omp simd
+      for (int64_t i = 0; i < half; ++i) {
+        float a = load(from[i]), z = load(from[i + half]);
+        to[i] = rounded<T>(rounded<T>(a * c[i] - z * s[i]) * factor);
+        to[i + half] = rounded<T>(rounded<T>(z * c[i] + a * s[i]) * factor);
+      }
+    }
+    if (!transposed) return;
+    columns.resize(size_t(length * width));
+    for (int64_t t = 0; t < length; ++t)
+      for (int64_t i = 0; i < width; ++i) columns[size_t(i * length + t)] = rows[size_t(t * width + i)];
+  }
+
+  void clear(int64_t length, int64_t width) { rows.assign(size_t(length * width), 0.0f); }
+
+  // The gradient of what was read, turned back, to its tokens' places.
+  template <typename T>
+  void write(T *x, const int64_t *index, const int64_t *positions, const float *cos, const float *sin,
+             int64_t length, int64_t heads, int64_t head, int64_t width, float factor) const {
+    int64_t half = width / 2;
+    for (int64_t t = 0; t < length; ++t) {
+      T *to = x + (index[t] * heads + head) * width;
+      const float *from = rows.data() + t * width;
+      if (!cos) {
+#pragma omp simd
+        for (int64_t i = 0; i < width; ++i) store(to[i], from[i]);
+        continue;
+      }
+      const float *c = cos + positions[index[t]] * half, *s = sin + positions[index[t]] * half;
+#pragma omp simd
+      for (int64_t i = 0; i < half; ++i) {
+        float a = from[i] * factor, z = from[i + half] * factor;
+        store(to[i], a * c[i] + z * s[i]);
+        store(to[i + half], z * c[i] - a * s[i]);
+      }
+    }
+  }
+};
+
+// to[j] = sum over e of one[e] * columns[e][j], j in [from, until)
+inline void against(const float *one, const float *columns, float *to, int64_t from, int64_t until, int64_t length,
+                    int64_t width) {
+  for (int64_t j = from; j < until; ++j) to[j] = 0;
+  for (int64_t e = 0; e < width; ++e) {
+    float by = one[e];
+    const float *column = columns + e * length;
+#pragma omp simd
+    for (int64_t j = from; j < until; ++j) to[j] += by * column[j];
+  }
+}
+
+inline void add(float *to, const float *x, float by, int64_t width) {
+#pragma omp simd
+  for (int64_t e = 0; e < width; ++e) to[e] += by * x[e];
+}
+
+// What token t of a document sees: keys [0, shared) and [first, t].
+struct Seen {
+  int64_t shared, first, last;
+  template <typename F> void ranges(F &&f) const {
+    if (shared) f(int64_t(0), shared);
+    f(first, last + 1);
+  }
+};
+
+inline void weigh(float *row, const Seen &seen) {  // scores -> weights
+  float top = -std::numeric_limits<float>::infinity(), sum = 0;
+  seen.ranges([&](int64_t from, int64_t to) { top = highest(row, from, to, top); });
+  seen.ranges([&](int64_t from, int64_t to) { sum += exponentials(row, row, from, to, top); });
+  float by = 1.0f / sum;
+  seen.ranges([&](int64_t from, int64_t to) {
+#pragma omp simd
+    for (int64_t j = from; j < to; ++j) row[j] *= by;
+  });
+}
+
+// Attention of short documents, a document and key head at a time, all of it in a core's cache. The arguments are
+// those of heads_apart and softmax; lengths [batch] are the documents'.
+template <typename T>
+void attend_short(const T *q, const T *k, const T *v, T *out, const int64_t *index, const int64_t *lengths,
+                  const int32_t *own, const int32_t *stem, const int64_t *positions, const float *cos,
+                  const float *sin, int64_t batch, int64_t tokens, int64_t heads, int64_t kv_heads, int64_t width,
+                  float factor) {
+  int64_t shared = heads / kv_heads;
+#pragma omp parallel
+  {
+    Head queries, keys, values;
+    std::vector<float> scores(static_cast<size_t>(tokens)), mixed(static_cast<size_t>(width));
+#pragma omp for collapse(2) schedule(dynamic, 4)
+    for (int64_t b = 0; b < batch; ++b)
+      for (int64_t kv = 0; kv < kv_heads; ++kv) {
+        const int64_t *at = index + b * tokens, length = lengths[b];
+        keys.read(k, at, positions, cos, sin, length, kv_heads, kv, width, 1.0f, true);
+        values.read(v, at, positions, nullptr, nullptr, length, kv_heads, kv, width, 1.0f, false);
+        for (int64_t h = kv * shared; h < (kv + 1) * shared; ++h) {
+          queries.read(q, at, positions, cos, sin, length, heads, h, width, factor, false);
+          for (int64_t t = 0; t < length; ++t) {
+            Seen seen{own ? stem[b * tokens + t] : 0, own ? own[b * tokens + t] : 0, t};
+            float *row = scores.data();
+            const float *one = queries.rows.data() + t * width;
+            seen.ranges([&](int64_t from, int64_t to) { against(one, keys.columns.data(), row, from, to, length, width); });
+            weigh(row, seen);
+            float *sum = mixed.data();
+            for (int64_t e = 0; e < width; ++e) sum[e] = 0;
+            seen.ranges([&](int64_t from, int64_t to) {
+              for (int64_t j = from; j < to; ++j) add(sum, values.rows.data() + j * width, row[j], width);
+            });
+            T *to = out + (at[t] * heads + h) * width;
+#pragma omp simd
+            for (int64_t e = 0; e < width; ++e) store(to[e], sum[e]);
+          }
+        }
+      }
+  }
+}
+
+// Its gradient; the weights are worked out again.
+template <typename T>
+void attend_short_backward(const T *q, const T *k, const T *v, const T *upstream, T *dq, T *dk, T *dv,
+                           const int64_t *index, const int64_t *lengths, const int32_t *own, const int32_t *stem,
+                           const int64_t *positions, const float *cos, const float *sin, int64_t batch,
+                           int64_t tokens, int64_t heads, int64_t kv_heads, int64_t width, float factor) {
+  int64_t shared = heads / kv_heads;
+#pragma omp parallel
+  {
+    Head queries, keys, values, grads, dqueries, dkeys, dvalues;
+    std::vector<float> held(static_cast<size_t>(tokens)), back(static_cast<size_t>(tokens));
+#pragma omp for collapse(2) schedule(dynamic, 4)
+    for (int64_t b = 0; b < batch; ++b)
+      for (int64_t kv = 0; kv < kv_heads; ++kv) {
+        const int64_t *at = index + b * tokens, length = lengths[b];
+        keys.read(k, at, positions, cos, sin, length, kv_heads, kv, width, 1.0f, true);
+        values.read(v, at, positions, nullptr, nullptr, length, kv_heads, kv, width, 1.0f, true);
+        dkeys.clear(length, width);
+        dvalues.clear(length, width);
+        for (int64_t h = kv * shared; h < (kv + 1) * shared; ++h) {
+          queries.read(q, at, positions, cos, sin, length, heads, h, width, factor, false);
+          grads.read(upstream, at, positions, nullptr, nullptr, length, heads, h, width, 1.0f, false);
+          dqueries.clear(length, width);
+          for (int64_t t = 0; t < length; ++t) {
+            Seen seen{own ? stem[b * tokens + t] : 0, own ? own[b * tokens + t] : 0, t};
+            float *weights = held.data(), *row = back.data(), dot = 0;
+            const float *one = queries.rows.data() + t * width, *grad = grads.rows.data() + t * width;
+            seen.ranges([&](int64_t from, int64_t to) {
+              against(one, keys.columns.data(), weights, from, to, length, width);
+              against(grad, values.columns.data(), row, from, to, length, width);
+            });
+            weigh(weights, seen);
+            seen.ranges([&](int64_t from, int64_t to) {
+#pragma omp simd reduction(+ : dot)
+              for (int64_t j = from; j < to; ++j) dot += weights[j] * row[j];
+            });
+            seen.ranges([&](int64_t from, int64_t to) {
+              for (int64_t j = from; j < to; ++j) {
+                float score = weights[j] * (row[j] - dot);
+                add(dqueries.rows.data() + t * width, keys.rows.data() + j * width, score, width);
+                add(dkeys.rows.data() + j * width, one, score, width);
+                add(dvalues.rows.data() + j * width, grad, weights[j], width);
+              }
+            });
+          }
+          dqueries.write(dq, at, positions, cos, sin, length, heads, h, width, factor);
+        }
+        dkeys.write(dk, at, positions, cos, sin, length, kv_heads, kv, width, 1.0f);
+        dvalues.write(dv, at, positions, nullptr, nullptr, length, kv_heads, kv, width, 1.0f);
+      }
+  }
+}
+
 }  // namespace
 
 #define BOTH(NAME, PARAMETERS, ...)                                   \
@@ -294,4 +481,18 @@ BOTH(softmax, P, scores, own, stem, batch, heads, tokens)
 #undef P
 #define P(T) (const T *weights, T *grad, int64_t rows, int64_t keys)
 BOTH(softmax_backward, P, weights, grad, rows, keys)
+#undef P
+#define P(T)                                                                                              \
+  (const T *q, const T *k, const T *v, T *out, const int64_t *index, const int64_t *lengths, const int32_t *own, \
+   const int32_t *stem, const int64_t *positions, const float *cos, const float *sin, int64_t batch, int64_t tokens, \
+   int64_t heads, int64_t kv_heads, int64_t width, float factor)
+BOTH(attend_short, P, q, k, v, out, index, lengths, own, stem, positions, cos, sin, batch, tokens, heads, kv_heads,
+     width, factor)
+#undef P
+#define P(T)                                                                                                \
+  (const T *q, const T *k, const T *v, const T *upstream, T *dq, T *dk, T *dv, const int64_t *index,        \
+   const int64_t *lengths, const int32_t *own, const int32_t *stem, const int64_t *positions, const float *cos, \
+   const float *sin, int64_t batch, int64_t tokens, int64_t heads, int64_t kv_heads, int64_t width, float factor)
+BOTH(attend_short_backward, P, q, k, v, upstream, dq, dk, dv, index, lengths, own, stem, positions, cos, sin, batch,
+     tokens, heads, kv_heads, width, factor)
 #undef P
