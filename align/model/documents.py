@@ -26,7 +26,6 @@ class Group:
     """Documents side by side, padded on the right. A document is plainly causal, or a tree: a stem and branches."""
 
     index: Tensor  # [D, L] int64, a token's place among the N; -1: padding
-    lengths: Tensor  # [D] int64
     count: int  # of its tokens, padding left out
     own: Tensor | None = None  # [D, L] int32: a token sees its document from here to itself …
     stem: Tensor | None = None  # [D, L] int32: … and from 0 to here; both None: everything up to itself
@@ -71,8 +70,7 @@ def groups(segments: Tensor, stems: Tensor | None = None) -> list[Group] | None:
 
 def rows(batch: int, tokens: int) -> list[Group]:
     """Rows that are one document each."""
-    index = torch.arange(batch * tokens).view(batch, tokens)
-    return [Group(index, torch.full((batch,), tokens), batch * tokens)]
+    return [Group(torch.arange(batch * tokens).view(batch, tokens), batch * tokens)]
 
 
 def mask(group: Group, dtype: torch.dtype) -> Tensor | None:
@@ -97,11 +95,11 @@ def _alike(lengths: Ints) -> list[Ints]:
 
 
 def _group(starts: Ints, lengths: Ints, own: Ints | None, shared: Ints | None) -> Group:
-    offsets, sizes = np.arange(int(lengths.max())), torch.from_numpy(lengths)
+    offsets = np.arange(int(lengths.max()))
     index = np.where(offsets < lengths[:, None], starts[:, None] + offsets, -1)
     if own is None or shared is None:
-        return Group(torch.from_numpy(index), sizes, int(lengths.sum()))
+        return Group(torch.from_numpy(index), int(lengths.sum()))
     # padding sees itself alone: no row of weights is empty
     sees = np.where(index < 0, offsets, own[index]).astype(np.int32)
     trunk = np.where(index < 0, 0, shared[index]).astype(np.int32)
-    return Group(torch.from_numpy(index), sizes, int(lengths.sum()), torch.from_numpy(sees), torch.from_numpy(trunk))
+    return Group(torch.from_numpy(index), int(lengths.sum()), torch.from_numpy(sees), torch.from_numpy(trunk))

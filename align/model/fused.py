@@ -20,7 +20,6 @@ from align.model.documents import Group
 from align.model.native import kernels
 
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
-TINY = 48  # tokens: documents up to it are attended to in one kernel, without products of matrices
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,26 +132,20 @@ class _SwiGLU(torch.autograd.Function):
 
 
 class _Attention(torch.autograd.Function):
-    """Documents of up to TINY tokens in one kernel each way, longer ones as products around a softmax."""
-
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, turns: Turns, groups: Sequence[Group]) -> Tensor:
         (_, H, E), K = q.shape, k.shape[1]
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         out = _room(groups, q)
-        tiny, wide = _by_size(groups)
-        for group in tiny:
-            _kernel("attend_short", q)(
-                _at(q), _at(k), _at(v), _at(out), *_of(group), *_table(turns), *group.index.shape, H, K, E, E**-0.5
-            )
-        kept: list[Tensor] = [q, k, v] if tiny else []
-        for group in wide:
+        kept: list[Tensor] = []
+        for group in groups:
             D, L = group.index.shape
             # queries of the heads that share a key head are rows of one product
             queries = _apart(q, group, turns, E**-0.5).view(D * K, H // K * L, E)
             keys, values = _apart(k, group, turns).view(D * K, L, E), _apart(v, group).view(D * K, L, E)
             weights = torch.bmm(queries, keys.transpose(1, 2))
-            _kernel("softmax", q)(_at(weights), *_of(group)[2:], D, H, L)
+            sees = (None, None) if group.own is None or group.stem is None else (_at(group.own), _at(group.stem))
+            _kernel("softmax", q)(_at(weights), *sees, D, H, L)
             _together(torch.bmm(weights, values), out, group)
             kept += (queries, keys, values, weights)
         ctx.save_for_backward(*kept)
@@ -166,15 +159,8 @@ class _Attention(torch.autograd.Function):
         (_, H, E), K = upstream.shape, ctx.kv_heads
         upstream = upstream.contiguous()
         dq, dk, dv = (_room(groups, upstream, heads) for heads in (H, K, K))
-        tiny, wide = _by_size(groups)
-        for group in tiny:
-            _kernel("attend_short_backward", upstream)(
-                *map(_at, (*kept[:3], upstream, dq, dk, dv)), *_of(group), *_table(turns),
-                *group.index.shape, H, K, E, E**-0.5,
-            )  # fmt: skip
-        for number, group in enumerate(wide):
-            first = 4 * number + (3 if tiny else 0)
-            queries, keys, values, weights = kept[first : first + 4]
+        for number, group in enumerate(groups):
+            queries, keys, values, weights = kept[4 * number : 4 * number + 4]
             mixed = _apart(upstream, group).view(queries.shape)
             scores = torch.bmm(mixed, values.transpose(1, 2))
             _together(torch.bmm(weights.transpose(1, 2), mixed), dv, group)
@@ -183,17 +169,6 @@ class _Attention(torch.autograd.Function):
             _together(torch.bmm(scores, keys), dq, group, turns, E**-0.5)
             _together(torch.bmm(scores.transpose(1, 2), queries), dk, group, turns)
         return dq, dk, dv, None, None
-
-
-def _by_size(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
-    tiny = [group for group in groups if group.index.shape[1] <= TINY]
-    return tiny, [group for group in groups if group.index.shape[1] > TINY]
-
-
-def _of(group: Group) -> tuple[int, int, int | None, int | None]:
-    """Where a group's index, lengths, and what its tokens see, lie."""
-    sees = (None, None) if group.own is None or group.stem is None else (_at(group.own), _at(group.stem))
-    return _at(group.index), _at(group.lengths), *sees
 
 
 def _room(groups: Sequence[Group], like: Tensor, heads: int | None = None) -> Tensor:

@@ -32,8 +32,6 @@ ARGUMENTS: dict[str, list[Any]] = {
     "heads_together": [POINTER] * 6 + [COUNT] * 4 + [REAL],
     "softmax": [POINTER] * 3 + [COUNT] * 3,
     "softmax_backward": [POINTER] * 2 + [COUNT] * 2,
-    "attend_short": [POINTER] * 11 + [COUNT] * 5 + [REAL],
-    "attend_short_backward": [POINTER] * 14 + [COUNT] * 5 + [REAL],
 }
 
 

@@ -68,12 +68,6 @@ def test_swiglu_where_the_exponential_ends() -> None:
     close(fused.swiglu(gate, torch.ones_like(gate)), F.silu(gate))
 
 
-@pytest.fixture(params=[0, 20, 10**6], ids=["products", "both", "one kernel"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which documents are short enough for the kernel that does all of attention."""
-    monkeypatch.setattr(fused, "TINY", request.param)
-
-
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, turns: fused.Turns, mask: Tensor | None) -> Tensor:
     """PyTorch's own over whole rows, [B, T, heads, E]."""
     cos, sin = (table[turns.positions.view(q.shape[:2])].unsqueeze(2) for table in (turns.cos, turns.sin))
@@ -90,7 +84,6 @@ def table(positions: Tensor, E: int) -> fused.Turns:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("tokens", "heads", "kv_heads"), [(1, 2, 2), (17, 4, 4), (70, 6, 2), (33, 8, 1), (300, 4, 2)])
-@pytest.mark.usefixtures("way")
 def test_attention_of_whole_rows(tokens: int, heads: int, kv_heads: int, dtype: torch.dtype) -> None:
     B, E = 3, 16
     q = leaf(B, tokens, heads, E, dtype=dtype, seed=0)
@@ -115,7 +108,6 @@ def packed(lengths: list[list[int]], tokens: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kv_heads", [4, 2])
 @pytest.mark.parametrize("lengths", [[[5, 17, 3], [25]], [[1, 1, 1], [300, 20], [7]], [[280, 270], [10, 9, 8]]])
-@pytest.mark.usefixtures("way")
 def test_attention_of_packed_rows(lengths: list[list[int]], kv_heads: int, dtype: torch.dtype) -> None:
     E, H, B = 16, 4, len(lengths)
     tokens = max(map(sum, lengths)) + 2
@@ -133,7 +125,6 @@ def test_attention_of_packed_rows(lengths: list[list[int]], kv_heads: int, dtype
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("stem", [1, 9, 200])
-@pytest.mark.usefixtures("way")
 def test_attention_of_trees(stem: int, dtype: torch.dtype) -> None:
     """Stems with two branches and with four, beside a plain document, in one row; the next has one tree and padding."""
     E, H = 16, 4
