@@ -1,8 +1,9 @@
 """How much memory a run will need on each device, worked out before anything is loaded and without torch.
 
 The parts follow from the sizes; activations are those that this library's forward keeps for backward (a test
-counts them, in each mode of checkpointing; on a CPU short bf16 rows keep their attention weights too, some MiB). A
-framework's own needs and fragmentation come on top: leave a tenth free.
+counts them, in each mode of checkpointing; on a CPU norms and SwiGLU keep less, and documents of up to 1024 tokens
+their attention weights too, heads x length numbers a token and layer). A framework's own needs and fragmentation come
+on top: leave a tenth free.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def kernels() -> dict[str, Callable[..., None]] | None:
         return None
     try:
         library = ctypes.CDLL(str(compiled()))
-    except (OSError, subprocess.CalledProcessError) as error:
+    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
         reason = error.stderr.strip().splitlines()[-1] if isinstance(error, subprocess.CalledProcessError) else error
         warnings.warn(
             f"align's CPU kernels could not be compiled ({reason}): training goes on in plain PyTorch, slower",
@@ -103,4 +103,7 @@ def _folder() -> Path:
     """The user's cache; nobody else may write there, for what lies in it is run."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "align"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    held = folder.stat()
+    if hasattr(os, "getuid") and (held.st_uid != os.getuid() or held.st_mode & 0o022):
+        raise PermissionError(f"{folder} is not this user's alone to write to")
     return folder

@@ -258,6 +258,15 @@ class TestCompiling:
         assert [path.name for path in first.parent.iterdir()] == [first.name]
         assert first.parent.stat().st_mode & 0o077 == 0
 
+    def test_a_folder_that_others_write_to_is_not_trusted(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        (tmp_path / "align").mkdir()
+        (tmp_path / "align").chmod(0o777)
+        with pytest.raises(PermissionError, match="not this user's alone"):
+            native.compiled()
+
     def test_switched_off(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("ALIGN_KERNELS", "0")
         native.kernels.cache_clear()
