@@ -18,7 +18,7 @@ PACKAGE = REPO / "align"
 # Lower never imports higher; siblings of one layer never import each other. The design's layers 0, 1, 5
 # and 6 are drawn finer where one part stands on another: every `@config` class needs config, the model's too.
 LAYERS = (
-    ("errors", "records", "files", "stats", "usage", "progress", "energy"),
+    ("errors", "records", "files", "stats", "usage", "progress", "energy", "allocator"),
     ("values", "lock", "provenance", "measures"),
     ("config",),
     ("losses",),  # the model's head ends in one

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from align import errors
+from align.allocator import keep_freed_memory
 from align.config import config, parse
 from align.errors import AlignError, LaunchError
 
@@ -60,6 +61,7 @@ def launch(module: str, recipe: Mapping[str, Any], out: Path, settings: LaunchCo
 
 def run_stage(module: str, recipe: Mapping[str, Any], out: Path) -> None:
     """Import a stage, check its recipe and run it here."""
+    keep_freed_memory()
     stage = importlib.import_module(module)
     stage.run(parse(stage.Recipe, recipe, module), out)
 
