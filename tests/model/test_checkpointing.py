@@ -87,8 +87,10 @@ def test_what_is_computed_again(mode: Checkpointing) -> None:
         with Products() as products:
             gradients(model, each, LAYOUTS["rows"])
         counted[each] = products.count
-    again = 0 if mode == "selective" else 6 * CONFIG.n_layers
-    assert counted[mode] - counted["none"] == again
+    # where ZeRO-3 has run before in this process, DeepSpeed's own linear layer is in place, which keeps its input only
+    # after its product: the last one is then repeated too
+    again = {0} if mode == "selective" else {6 * CONFIG.n_layers, 7 * CONFIG.n_layers}
+    assert counted[mode] - counted["none"] in again
 
 
 class Products(TorchDispatchMode):
