@@ -27,8 +27,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import align  # noqa: F401  # before torch: it sets how OpenMP's threads wait
@@ -73,9 +73,9 @@ def ours(case: Case, task: str, policy: Path) -> dict[str, Any]:
         ]
         sizes = BatchConfig(rows=len(drawn), micro_rows=8, length=LENGTH)
         batches = pair_batches(drawn, sizes, seed=0, rank=0, world=1)
-        module, counts = scorer(policy), lambda batch: reward._counts(batch, "pairs")
-        plain = SimpleNamespace(mean_over="pairs", safety_weight=0.0)
-        terms = lambda engine, batch: reward._terms(engine, batch, plain)  # type: ignore[arg-type]  # noqa: E731
+        module = scorer(policy)
+        counts = partial(reward.counts, mean_over="pairs")
+        terms = partial(reward.terms, mean_over="pairs", safety_weight=0.0)
     engine = wrap(module, optim, zero, 10**6)
     losses, ends = [], []
     for _ in range(case.updates + 1):

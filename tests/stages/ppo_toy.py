@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from align.model.llama import init_weights
 from align.model.saving import save_policy, save_scorer
 from align.stages.ppo import Recipe
 from align.stages.ppo.collect import Collected
+from align.stages.ppo.models import Models
 from tests.fakes import tiny_llama, tiny_scorer
 
 # above 100,000 elements a parameter is really split by ZeRO-3: embedding and head are
@@ -29,6 +32,17 @@ def save_models(root: Path, model: LlamaConfig = MODEL, std: float = 0.08) -> di
         init_weights(scorer, seed, std)
         save_scorer(scorer, model, folders[name])
     return folders
+
+
+@contextmanager
+def opened(recipe: Recipe) -> Iterator[Models]:
+    """PPO's models, their engines closed at the end."""
+    models = Models(recipe)
+    try:
+        yield models
+    finally:
+        for engine in models.engines.values():
+            engine.close()
 
 
 def recipe(folders: dict[str, Path], **changes: Any) -> Recipe:

@@ -6,8 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,16 +87,6 @@ def expected(folders: dict[str, Path], recipe: Recipe) -> Any:
     return given, done, optimizers
 
 
-@contextmanager
-def opened(recipe: Recipe) -> Iterator[Models]:
-    models = Models(recipe)
-    try:
-        yield models
-    finally:
-        for engine in models.engines.values():
-            engine.close()
-
-
 def check(models: Models, recipe: Recipe, given: Any, done: slow.Done, optimizers: list[slow.AdamW]) -> None:
     experience, _, seen = appraise(recipe, models, given, recipe.ppo.beta, Clock())
     for row, answer in enumerate(given.answers):
@@ -150,7 +138,7 @@ def main(path: Path) -> None:
         changes = CASES[case] | {"zero": {"stage": task["stage"]}, "launch": {"processes": 2}}
         recipe = toy.recipe(folders, **changes | {"ppo": changes["ppo"] | {"mini_batch": 6}})
         given, done, optimizers = expected(folders, recipe)
-        with opened(recipe) as models:
+        with toy.opened(recipe) as models:
             check(models, recipe, given, done, optimizers)
         checked.append(case)
     (path.parent / f"rank-{dist.rank()}.json").write_text(json.dumps(checked))
