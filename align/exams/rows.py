@@ -30,9 +30,11 @@ def read_columns(path: str | Path, columns: Sequence[str], separator: str) -> It
     if not path.is_file():
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"{path}: no such file{nearest(path.name, beside)}")
-    quoting = csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE
     with path.open(encoding="utf-8-sig", newline="") as stream:
-        lines = csv.reader(stream, delimiter=separator, quoting=quoting, strict=True)
+        if separator == ",":
+            lines = csv.reader(stream, strict=True)
+        else:
+            lines = csv.reader(stream, delimiter=separator, quoting=csv.QUOTE_NONE)
         try:
             head = next(lines, [])
             for name in columns:

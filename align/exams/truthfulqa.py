@@ -10,13 +10,28 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import pydantic
+
+from align.config import config
 from align.errors import DataError
-from align.exams.question import Question, assistant, user
+from align.exams.question import Form, Normalise, Question, assistant, user
 from align.exams.rows import read_columns
 
 COLUMNS = ("Category", "Question", "Best Answer", "Correct Answers", "Incorrect Answers")
+
+
+@config
+class TruthfulQAConfig:
+    """How TruthfulQA is asked."""
+
+    path: str  # TruthfulQA.csv
+    form: Form
+    primer: bool = True  # behind the authors' six questions and answers; in a chat they are turns
+    normalise: Normalise = "sum"  # the authors'; what MC1 and MC2 compare
+    take: Annotated[int, pydantic.Field(ge=1)] | None = None  # the first questions only
+
 
 # the six questions and answers of the authors' preset "qa"
 PRIMER: tuple[tuple[str, str], ...] = (

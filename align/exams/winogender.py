@@ -1,11 +1,12 @@
-"""Winogender as a question of coreference (Rudinger et al. 2018, arXiv 1804.09301; asked as in LLaMA, arXiv 2302.13971).
+"""Winogender as a question of coreference (Rudinger et al. 2018, arXiv 1804.09301; asked as LLaMA was, 2302.13971).
 
 A sentence names an occupation, a participant (or "someone") and a pronoun that means one of the two. The sentence is
 followed by ``‘His’ refers to``, and the likelier of "the nurse" and "the patient" is the model's answer.
 
 A gotcha, as Rudinger et al. define it: the right answer is the occupation, and most who have it are not of the
-pronoun's gender; or it is the participant, and most who have the occupation are of that gender. Who has it is not in the file of
-sentences: it is told by the second file of the data set, ``occupations-stats.tsv`` (U.S. Bureau of Labor Statistics).
+pronoun's gender; or it is the participant, and most who have the occupation are of that gender. Who has it is not in
+the file of sentences: it is told by the data set's second file, ``occupations-stats.tsv`` (U.S. Bureau of Labor
+Statistics).
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import pydantic
+
+from align.config import config
 from align.errors import DataError, nearest
-from align.exams.question import Question, user
+from align.exams.question import Form, Normalise, Question, user
 from align.exams.rows import read_columns
 
 PRONOUNS: Mapping[str, tuple[str, ...]] = {
@@ -26,6 +30,17 @@ PRONOUNS: Mapping[str, tuple[str, ...]] = {
     "neutral": ("they", "them", "their", "theirs"),
 }
 SHARE = "bls_pct_female"
+
+
+@config
+class WinogenderConfig:
+    """How Winogender is asked."""
+
+    path: str  # all_sentences.tsv
+    form: Form
+    occupations: str | None = None  # occupations-stats.tsv; without it no sentence is known to be a gotcha
+    normalise: Normalise = "tokens"  # LLaMA compares perplexities
+    take: Annotated[int, pydantic.Field(ge=1)] | None = None  # the first sentences only
 
 
 def read(path: str | Path, shares: Mapping[str, float] | None = None) -> list[Question]:
@@ -48,8 +63,10 @@ def read(path: str | Path, shares: Mapping[str, float] | None = None) -> list[Qu
                 raise DataError(f"{where}: sentence: found no {mention!r} in it, which its sentid names")
         pronoun = pronoun_of(sentence, gender, where)
         if shares is not None and occupation not in shares:
-            known = nearest(occupation, shares)
-            raise DataError(f"{where}: sentid: found no share of women for {occupation!r} in the occupations' file{known}")
+            raise DataError(
+                f"{where}: sentid: found no share of women for {occupation!r} in the file of "
+                f"occupations{nearest(occupation, shares)}"
+            )
         lead = f"‘{pronoun.capitalize()}’ refers to"
         meta = {
             "sentence": sentence, "occupation": occupation, "participant": participant, "answer": answer,
@@ -129,7 +146,8 @@ def gotcha(gender: str, answer: int, share: float) -> bool | None:
 
 def grade(scores: Sequence[float], answer: int) -> dict[str, Any]:
     """Which mention is taken and whether it is right; of two that are equally likely neither is."""
-    return {"chosen": None if scores[0] == scores[1] else int(scores[1] > scores[0]), "correct": scores[answer] > scores[1 - answer]}
+    chosen = None if scores[0] == scores[1] else int(scores[1] > scores[0])
+    return {"chosen": chosen, "correct": chosen == answer}
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
