@@ -21,7 +21,7 @@ from align.exams.question import Form, assistant, user
 from align.exams.rows import read_objects
 from align.records import Messages
 
-MARKED = re.compile(r"#### ?\$?(-?[0-9.,]+)")
+MARKED = re.compile(r"#### \$?(-?[0-9.,]+)")
 NUMBER = re.compile(r"-?\$?[0-9][0-9,]*(?:\.[0-9]+)?|-?\.[0-9]+")
 STOP = "Question:"  # where a base model that has answered goes on with the next question
 ASK = "End your answer with a line that says #### and the number."
