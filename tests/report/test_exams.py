@@ -20,7 +20,9 @@ def marks(gotcha: bool) -> dict[str, Any]:
             "gotcha": {"gotcha": both, "not_gotcha": {**both, "all": half}} if gotcha else None,
         },
         "gsm8k": {"exact_match": accuracy(0.0, 0.0, 0.1), "exact_match_last_number": half},
-        "humaneval": {"pass_at_k": {"1": {"value": 0.25, "se": None, "n": 1}, "10": {"value": 0.5, "se": 0.01, "n": 9}}},
+        "humaneval": {
+            "pass_at_k": {"1": {"value": 0.25, "se": None, "n": 1}, "10": {"value": 0.5, "se": 0.01, "n": 9}},
+        },
     }  # fmt: skip
 
 
@@ -32,7 +34,8 @@ def test_all_exams_of_two_policies(tmp_path: Path) -> None:
     ]  # fmt: skip
     rows = cells(text)
     assert rows[0] == [
-        "policy", "TruthfulQA MC1", "MC2", "Winogender", "GSM8K", "by last number", "HumanEval pass@1", "HumanEval pass@10",
+        "policy", "TruthfulQA MC1", "MC2", "Winogender", "GSM8K", "by last number", "HumanEval pass@1",
+        "HumanEval pass@10",
     ]  # fmt: skip
     assert rows[1] == [
         "SFT", "50.0 (25.0–75.0)", "45.7 ± 1.2", "60.0 (50.0–70.0)", "0.0 (0.0–10.0)", "50.0 (25.0–75.0)", "25.0 ± –",

@@ -1,4 +1,4 @@
-"""The stage that sits exams, whole, at toy size: its marks against transformers' own, its files against their schema."""
+"""The stage that sits exams, whole, at toy size: marks against transformers' own, files against their schema."""
 
 from __future__ import annotations
 
