@@ -1,6 +1,6 @@
 """EleutherAI's lm-evaluation-harness reads an artifact as it is, and its log-likelihoods are ours.
 
-It is not among the dependencies: ``pip install --target FOLDER lm-eval`` puts it beside them, ALIGN_LM_EVAL names FOLDER.
+It is not among the dependencies: ``pip install --target FOLDER lm-eval`` puts it beside them, ALIGN_LM_EVAL is FOLDER.
 """
 
 from __future__ import annotations
