@@ -47,13 +47,13 @@ class HumanEvalConfig:
         """Refuse what would run programs unasked, and what is no estimate."""
         if not self.run_programs:
             raise ValueError(
-                "humaneval.run_programs: found false; HumanEval executes the programs that the policy writes, "
+                "run_programs: found false; HumanEval executes the programs that the policy writes, "
                 "and does so only with run_programs: true"
             )
         if not self.k or max(self.k) > self.samples:
-            raise ValueError(f"humaneval.k: found {self.k}, expected one or more from 1 to samples = {self.samples}")
+            raise ValueError(f"k: found {self.k}, expected one or more from 1 to samples = {self.samples}")
         if self.temperature == 0 and self.samples > 1:
-            raise ValueError(f"humaneval.samples: found {self.samples} at temperature 0, where all are alike")
+            raise ValueError(f"samples: found {self.samples} at temperature 0, where all are alike")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
