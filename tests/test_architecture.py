@@ -19,7 +19,7 @@ PACKAGE = REPO / "align"
 # and 6 are drawn finer where one part stands on another: every `@config` class needs config, the model's too.
 LAYERS = (
     ("errors", "records", "files", "stats", "usage", "progress", "energy", "allocator"),
-    ("values", "lock", "provenance", "measures"),
+    ("values", "lock", "provenance", "measures", "cluster"),
     ("config",),
     ("losses",),  # the model's head ends in one
     ("artifacts", "model"),
