@@ -55,7 +55,7 @@ def connected(
                     _temp_dir=logs,
                     **quiet,
                 )
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
+    except Exception as error:  # Ray says so by exceptions of many classes, plain Exception among them
         raise LaunchError(f"Ray at {address or 'this machine'}: {' '.join(str(error).split())}") from error
     try:
         yield

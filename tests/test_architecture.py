@@ -197,8 +197,8 @@ def test_nothing_is_unpickled_or_evaluated() -> None:
     assert found == []
 
 
-# Where a process ends: what it died of must be told to another process, whatever it was.
-LAST_WORDS = {"engine/worker.py"}
+# Where a process or a thread ends: what it died of must be told to another one, whatever it was.
+LAST_WORDS = {"engine/worker.py", "engine/launch.py"}
 
 
 def test_no_error_is_swallowed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
 import os
@@ -98,6 +99,7 @@ def _run_on_ray(module: str, recipe: Mapping[str, Any], out: Path, settings: Lau
     timeout = 300.0 if settings.start_timeout_s is None else settings.start_timeout_s
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(timeout)
     import ray
+    from ray.train import TrainingFailedError
 
     from align.engine.desk import Desk
 
@@ -118,11 +120,14 @@ def _run_on_ray(module: str, recipe: Mapping[str, Any], out: Path, settings: Lau
             shutil.rmtree(storage, ignore_errors=True)
             if not ended:  # interrupted, and this Ray may be another's, and stay
                 training.abandon(desk)
-        if training.error is not None:
-            failures = getattr(training.error, "worker_failures", {})
+        error = training.error
+        if isinstance(error, (TrainingFailedError, ray.exceptions.RayError)):
+            failures = getattr(error, "worker_failures", {})
             heard.dead = {rank: _cause(failures[rank]) for rank in failures if rank not in heard.records}
             asked = f"each asks for {settings.cpus or 1:g} CPUs and {settings.gpus or 0} GPUs; {cluster.room(ray)}"
-            raise verdict(heard, f"{_first_line(training.error)} ({asked})") from training.error
+            raise verdict(heard, f"{_first_line(error)} ({asked})") from error
+        if error is not None:
+            raise error
 
 
 class _Training:
@@ -137,7 +142,7 @@ class _Training:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, int(cpus))))
         if not gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ""
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.trainer = TorchTrainer(
             _work_on_ray,
             train_loop_config=task,
@@ -167,17 +172,15 @@ class _Training:
         """End the workers; Ray Train follows."""
         import ray
 
-        for worker in ray.get(desk.everyone.remote(), timeout=PEERS):
-            ray.kill(worker)
-        self.join(PEERS)
+        with contextlib.suppress(ray.exceptions.RayError):  # where the cluster itself is gone there is nobody to end
+            for worker in ray.get(desk.everyone.remote(), timeout=PEERS):
+                ray.kill(worker)
+            self.join(PEERS)
 
     def _fit(self) -> None:
-        import ray
-        from ray.train import TrainingFailedError
-
         try:
             self.trainer.fit()
-        except (TrainingFailedError, ray.exceptions.RayError) as error:
+        except BaseException as error:  # the main thread raises it
             self.error = error
 
 
@@ -221,10 +224,10 @@ def _room(recipe: Mapping[str, Any], settings: LaunchConfig) -> int:
 
 def _cause(failure: BaseException) -> str:
     """Of what a worker died: Ray Train wraps Ray's error, whose messages are whole pages."""
-    told = getattr(failure, "health_check_failure", failure)
-    detail = re.search(r"[Ww]orker exit detail: (.*?\.)(?:\s|$)|(memory[^.]*\.)", str(told))
+    told = str(getattr(failure, "health_check_failure", failure))
+    detail = re.search(r"exit detail: (.*?)\.(?:\s|$)", told) or re.search(r"([^.\n]*memory[^.\n]*)\.", told)
     by = "by hand, or by the system when memory ran out"
-    return f"{by}; Ray says: {(detail[1] or detail[2]).rstrip('.')}" if detail else by
+    return f"{by}; Ray says: {detail[1].strip()}" if detail else by
 
 
 def _first_line(error: BaseException) -> str:

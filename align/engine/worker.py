@@ -57,7 +57,7 @@ def work(
         exit code.
     """
     phase.tell_to(tell_phase)
-    phase.enter("starting")
+    phase.enter("the start")
 
     def end(code: int, state: str, **more: str) -> int:
         tell({"state": state, "time": time.time(), **more})
