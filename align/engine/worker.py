@@ -20,6 +20,7 @@ from typing import Any
 
 from align.engine import dist, phase
 from align.engine.launch import run_stage
+from align.engine.torchrun import SAID
 from align.errors import AlignError
 
 GRACE = 20.0  # seconds a stopped process may take to save before it ends itself
@@ -29,6 +30,9 @@ WIDTH = 100  # bytes of a phase in its file, so that a short one wipes out a lon
 def main(spec: Path) -> int:
     """Run the stage that the spec names; the exit code is the error's."""
     task = json.loads(spec.read_text())
+    said = os.open(spec.parent / SAID, os.O_WRONLY)
+    os.dup2(said, sys.stderr.fileno())
+    os.close(said)
     record = spec.parent / f"rank-{os.environ['RANK']}.json"
     _watch(record, task["launcher"])
     with record.with_suffix(".phase").open("wb", buffering=0) as at:

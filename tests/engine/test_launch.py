@@ -51,11 +51,16 @@ def test_two_processes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Non
         ),
     ],
 )
-def test_the_failing_rank_is_told_within_a_minute(tmp_path: Path, fail: str, kind: type[Exception], told: str) -> None:
+def test_the_failing_rank_is_told_within_a_minute(
+    tmp_path: Path, fail: str, kind: type[Exception], told: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     began = time.monotonic()
     with pytest.raises(kind, match=told):
         launch(STAGE, {"stage": "launched", "fail": fail}, tmp_path, TWO)
     assert time.monotonic() - began < 60
+    said = capfd.readouterr().err
+    assert ("Traceback" in said) == (fail == "bug"), "a bug keeps its traceback"
+    assert fail == "bug" or said in ("", "said on stderr\n"), "torchrun's own report is not the user's"
     for rank in (0, 1):
         assert _gone(int((tmp_path / f"{rank}.txt").read_text().split()[-1]))
 
