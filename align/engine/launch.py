@@ -120,14 +120,14 @@ def _run_on_ray(module: str, recipe: Mapping[str, Any], out: Path, settings: Lau
             shutil.rmtree(storage, ignore_errors=True)
             if not ended:  # interrupted, and this Ray may be another's, and stay
                 training.abandon(desk)
-        error = training.error
-        if isinstance(error, (TrainingFailedError, ray.exceptions.RayError)):
-            failures = getattr(error, "worker_failures", {})
+        failure = training.error
+        if isinstance(failure, (TrainingFailedError, ray.exceptions.RayError)):
+            failures = getattr(failure, "worker_failures", {})
             heard.dead = {rank: _cause(failures[rank]) for rank in failures if rank not in heard.records}
             asked = f"each asks for {settings.cpus or 1:g} CPUs and {settings.gpus or 0} GPUs; {cluster.room(ray)}"
-            raise verdict(heard, f"{_first_line(error)} ({asked})") from error
-        if error is not None:
-            raise error
+            raise verdict(heard, f"{_first_line(failure)} ({asked})") from failure
+        if failure is not None:
+            raise failure
 
 
 class _Training:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-_tell: Callable[[str], None] | None = None
+_tell: Callable[[str], object] | None = None
 
 
 def enter(phase: str) -> None:
@@ -13,7 +13,7 @@ def enter(phase: str) -> None:
         _tell(phase)
 
 
-def tell_to(tell: Callable[[str], None] | None) -> None:
+def tell_to(tell: Callable[[str], object] | None) -> None:
     """Who is told each phase from now on; None: nobody."""
     global _tell
     _tell = tell
