@@ -18,14 +18,28 @@ from align.errors import LaunchError
 CONNECT = 10.0  # seconds that a running cluster may take to accept a connection
 
 
+# Read by Ray as it is imported, or later; who knows better sets them in the environment.
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # on a death Ray prints a page of its own; ours is a line, and says what follows
+}
+
+
+def before_import() -> None:
+    """To be called before ``import ray``."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+
+
 @contextmanager
 def connected(
-    ray: Any, address: str | None, cpus: int, object_store_mb: int, logs: str | None = None
+    library: Any, address: str | None, cpus: int, object_store_mb: int, logs: str | None = None
 ) -> Iterator[None]:
     """A connection to Ray: one that is open is used and left open, otherwise one is made and closed.
 
     Args:
-        ray: the module.
+        library: the module ray.
         address: of a running cluster; None starts one on this machine that ends with the block.
         cpus: that a cluster started here counts.
         object_store_mb: shared memory of a cluster started here, MB.
@@ -34,9 +48,7 @@ def connected(
     Raises:
         LaunchError: the cluster does not answer or cannot be started.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if ray.is_initialized():
+    if library.is_initialized():
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS")
@@ -46,9 +58,9 @@ def connected(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if address:
-                ray.init(address=address, **quiet)
+                library.init(address=address, **quiet)
             else:
-                ray.init(
+                library.init(
                     num_cpus=cpus,
                     include_dashboard=False,
                     object_store_memory=object_store_mb * 1_000_000,
@@ -60,12 +72,12 @@ def connected(
     try:
         yield
     finally:
-        ray.shutdown()
+        library.shutdown()
 
 
-def room(ray: Any) -> str:
+def room(library: Any) -> str:
     """What the cluster has and what of it is free, for messages."""
-    every, free = ray.cluster_resources(), ray.available_resources()
+    every, free = library.cluster_resources(), library.available_resources()
     counted = [f"{free.get(name, 0):g} of {every.get(name, 0):g} {name}s" for name in ("CPU", "GPU")]
     return f"free in the cluster: {' and '.join(counted)}"
 

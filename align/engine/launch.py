@@ -94,6 +94,7 @@ HANDED_ON = re.compile(r"ALIGN_|WANDB_|OMP_|GOMP_|KMP_|MKL_|DS_|NCCL_|GLOO_|PYTO
 
 
 def _run_on_ray(module: str, recipe: Mapping[str, Any], out: Path, settings: LaunchConfig) -> None:
+    cluster.before_import()
     for name, value in TRAIN.items():
         os.environ.setdefault(name, value)
     timeout = 300.0 if settings.start_timeout_s is None else settings.start_timeout_s

@@ -74,6 +74,7 @@ def session(address: str | None, cpus: int, object_store_mb: int, logs: str | No
     Raises:
         LaunchError: the cluster does not answer or cannot be started.
     """
+    cluster.before_import()
     import ray
 
     with cluster.connected(ray, address, cpus, object_store_mb, logs):

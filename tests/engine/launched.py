@@ -32,6 +32,7 @@ def run(recipe: Recipe, out: Path) -> None:
     if dist.rank() == 1 and recipe.fail == "bug":
         raise ZeroDivisionError("by zero")
     if dist.rank() == 1 and recipe.fail == "killed":
+        time.sleep(2)  # as it would be: a phase that is just entered may not have been told yet on a cluster
         os.kill(os.getpid(), signal.SIGKILL)
     if recipe.fail == "hang":
         time.sleep(300)

@@ -72,7 +72,7 @@ def test_workers_end_when_the_launcher_is_killed(tmp_path: Path) -> None:
     )
     with subprocess.Popen([sys.executable, "-c", code], cwd=REPO, stderr=subprocess.DEVNULL) as child:
         files = [tmp_path / f"{rank}.txt" for rank in (0, 1)]
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not all(file.exists() and file.read_text() for file in files) and time.monotonic() < deadline:
             time.sleep(0.05)
         child.kill()
