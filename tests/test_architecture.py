@@ -19,7 +19,7 @@ PACKAGE = REPO / "align"
 # and 6 are drawn finer where one part stands on another: every `@config` class needs config, the model's too.
 LAYERS = (
     ("errors", "records", "files", "stats", "usage", "progress", "energy", "allocator"),
-    ("values", "lock", "provenance", "measures"),
+    ("values", "lock", "provenance", "measures", "cluster"),
     ("config",),
     ("losses",),  # the model's head ends in one
     ("artifacts", "model"),
@@ -203,8 +203,8 @@ def test_nothing_is_unpickled_or_evaluated() -> None:
     assert found == []
 
 
-# Where a process ends: what it died of must be told to another process, whatever it was.
-LAST_WORDS = {"engine/worker.py", "exams/guarded.py"}
+# Where a process or a thread ends: what it died of must be told to another one, whatever it was.
+LAST_WORDS = {"engine/worker.py", "engine/launch.py", "exams/guarded.py"}
 
 
 def test_no_error_is_swallowed() -> None:

@@ -51,6 +51,7 @@ def test_a_broken_bound_is_told_with_its_number(seen: dict[str, float], said: st
         ({"ppo": {"min_length": 9.0}}, "every run would stop"),
         ({"launch": {"processes": 5}}, "do not divide among 5"),
         ({"launch": {"processes": 3}}, "one of 2 answers does not reach 3"),
+        ({"launch": {"kind": "ray"}, "pool": {"kind": "ray", "address": "auto"}}, "leave it out"),
         ({"ptx": {"rows": 1, "micro_rows": 1, "length": 16}}, "give data"),
     ],
 )

@@ -151,6 +151,8 @@ class Recipe:
             raise ValueError("ppo.min_length: more than sampling.max_new_tokens: every run would stop")
         if self.ahead and (self.pool is None or self.pool.kind != "ray"):
             raise ValueError("ahead: needs pool.kind ray: actors sample while the trainer trains")
+        if self.launch.kind == "ray" and self.pool and self.pool.address not in (None, self.launch.address):
+            raise ValueError("pool.address: with launch.kind ray the pool is in the launch's own cluster: leave it out")
         ranks, last = self.launch.processes, self.ppo.batch % self.ppo.mini_batch or self.ppo.mini_batch
         if self.ppo.batch % ranks:
             raise ValueError(f"ppo.prompts: {self.ppo.batch} answers do not divide among {ranks} processes")
