@@ -52,7 +52,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def rollouts(folders: dict[str, Path], recipe: Recipe) -> Any:
     """Twelve answers; the log-probs recorded are off the policy's, so that every side of the clip is met."""
-    prompts, answers = toy.rollouts(12, toy.MODEL.vocab_size)
+    prompts, answers = toy.rollouts(12, toy.MODEL.vocab_size, samples=recipe.ppo.samples)
     policy, generator = slow.open_policy(folders["policy"]), torch.Generator().manual_seed(5)
     logprobs = []
     for prompt, answer in zip(prompts, answers, strict=True):
