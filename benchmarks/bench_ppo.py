@@ -11,7 +11,9 @@ for helpfulness and safety alike.
 That both do the same work is shown and checked: answers' tokens, to the token (ppo_cases.py tells how), gradient steps,
 mean score of the untrained policy, its KL to the reference. TRL runs at the best of the settings that a trial
 finds: answers a forward pass when it samples and reads, and when it trains; attention by SDPA or written out; weights
-and activations in the dtype, nothing computed twice (its default is gradient checkpointing).
+and activations in the dtype, nothing computed twice (its default is gradient checkpointing). Ours shuffles prompts into
+mini-batches (``ppo.shuffle``), so that a prompt is computed once for its answers there too; a second line shows
+it with answers shuffled, as TRL does and as is our default.
 
 ``--dtype auto`` is bf16 where the processor multiplies it, else fp32. Prints medians and, last, a line ``ratio NAME
 value (goal …)`` each; exits 1 where a goal is missed.
@@ -39,6 +41,7 @@ from align.engine.precision import cpu_has_bf16
 
 ENGINES = ("plain", "zero-0", "zero-2", "zero-3")
 OURS = "zero-0"  # what is compared with TRL, which runs without DeepSpeed
+TOGETHER, APART = json.dumps({"shuffle": "prompts"}), json.dumps({"shuffle": "answers"})
 
 
 def best_setting(name: str, folder: Path, dtype: str) -> str:
@@ -74,24 +77,27 @@ def compare(name: str, folder: Path, runs: int, dtype: str, setting: str | None)
         f"mini-batches of {case.mini_batch}, answers of up to {case.new} tokens"
     )
     setting = setting or best_setting(name, folder, dtype)
-    rivals = [("--run", OURS, name, folder, dtype, "{}"), ("--run", "trl", name, folder, dtype, setting)]
-    ours, theirs = in_turn(runs, __file__, rivals)
-    for who, results in (("align", ours), ("TRL", theirs)):
+    rivals = {"align": (OURS, TOGETHER), "align, answers shuffled": (OURS, APART), "TRL": ("trl", setting)}
+    runs_of = [("--run", who, name, folder, dtype, how) for who, how in rivals.values()]
+    ours, apart, theirs = in_turn(runs, __file__, runs_of)
+    for who, results in zip(rivals, (ours, apart, theirs), strict=True):
         tell(who, results)
-    check(name, case, ours, theirs)
+    check(name, case, [*ours, *apart], theirs)
     return Ratio(f"ppo-{name}/trl", median(ours, "rate") / median(theirs, "rate"), case.goal)
 
 
 def tell(who: str, results: list[dict[str, Any]]) -> None:
-    """One line of medians."""
+    """Medians: how fast, what was done, and where the time went."""
     rates, first = [result["rate"] for result in results], results[0]
-    phases = ", ".join(
-        f"{phase} {median([result['phases'] for result in results], phase):.2f}" for phase in first["phases"]
+    seconds = [result["phases"] for result in results]
+    print(
+        f"  {who}: {median(results, 'rate'):.3f} episodes/s ({min(rates):.3f}–{max(rates):.3f}), "
+        f"{median(results, 'cpu_seconds'):.1f} s of CPU, peak {median(results, 'memory'):.0f} MB"
     )
     print(
-        f"  {who:6} {median(results, 'rate'):7.3f} episodes/s ({min(rates):.3f}–{max(rates):.3f}), "
-        f"peak {median(results, 'memory'):.0f} MB; {first['answers']} answers, {first['tokens']} tokens, "
-        f"{first['steps']} steps, score {median(results, 'score'):+.4f}, KL {median(results, 'kl'):.1e}; s: {phases}",
+        f"    {first['answers']} answers, {first['tokens']} tokens, {first['steps']} gradient steps; score "
+        f"{median(results, 'score'):+.3f}, KL {median(results, 'kl'):.1e}; "
+        f"seconds: {', '.join(f'{phase} {median(seconds, phase):.2f}' for phase in first['phases'])}",
         flush=True,
     )
 
@@ -112,14 +118,12 @@ def check(name: str, case: Case, ours: list[dict[str, Any]], theirs: list[dict[s
 
 
 def deepspeeds_share(name: str, folder: Path, runs: int, dtype: str) -> None:
-    """Our iteration under each engine."""
+    """Our iteration under each engine; in bf16 beside ZeRO-0, for a plain loop has no fp32 masters."""
     engines = ENGINES if dtype == "fp32" else ENGINES[1:]
-    print(f"\n{name}, our iteration by engine" + ("" if dtype == "fp32" else " (no plain loop: it has no fp32 masters)"))
-    found = in_turn(runs, __file__, [("--run", engine, name, folder, dtype, "{}") for engine in engines])
+    print(f"\n{name}, our iteration by engine, and its time beside {engines[0]}'s")
+    found = in_turn(runs, __file__, [("--run", engine, name, folder, dtype, TOGETHER) for engine in engines])
     for engine, results in zip(engines, found, strict=True):
-        tell(engine, results)
-        share = 1 - median(found[0], "seconds") / median(results, "seconds")
-        print(f"         DeepSpeed's share of the time: {share:.0%}" if engine != engines[0] else "", flush=True)
+        tell(f"{engine}, {median(results, 'seconds') / median(found[0], 'seconds'):.2f} times", results)
 
 
 def run(who: str, name: str, folder: Path, dtype: str, setting: dict[str, Any]) -> dict[str, Any]:
@@ -130,7 +134,7 @@ def run(who: str, name: str, folder: Path, dtype: str, setting: dict[str, Any]) 
             sizes = setting if case is CASES[name] else setting | {"rollout": case.answers, "micro": case.mini_batch}
             found = ppo_trl.iterate(case, models, dtype, sizes)
         else:
-            found = ppo_ours.iterate(case, models, dtype, who)
+            found = ppo_ours.iterate(case, models, dtype, who, setting["shuffle"])
     return found | {"rate": found["answers"] / found["seconds"], "memory": peak_memory()}
 
 

@@ -63,7 +63,7 @@ def peak_memory() -> float:
 
 
 def tokenizer_of(words: int, padding_side: str = "right") -> Any:
-    """What a trainer of transformers or TRL asks for where documents are token ids already: 0 pads, 1 begins, 2 ends."""
+    """What trainers of transformers and TRL ask for where documents are token ids already: 0 pads, 1 begins, 2 ends."""
     import tokenizers
     import transformers
 

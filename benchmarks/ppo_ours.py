@@ -40,7 +40,7 @@ class Plain:
         self.steps += 1
 
 
-def iterate(case: Case, folder: Path, dtype: str, zero: str) -> dict[str, Any]:
+def iterate(case: Case, folder: Path, dtype: str, zero: str, shuffle: str) -> dict[str, Any]:
     """An iteration from loaded models to new weights.
 
     Args:
@@ -48,6 +48,7 @@ def iterate(case: Case, folder: Path, dtype: str, zero: str) -> dict[str, Any]:
         folder: of the models.
         dtype: fp32 or bf16.
         zero: ``zero-0``, ``zero-2``, ``zero-3``, or ``plain``.
+        shuffle: ``prompts`` or ``answers``.
     """
     from align.allocator import keep_freed_memory
     from align.config import parse
@@ -69,7 +70,7 @@ def iterate(case: Case, folder: Path, dtype: str, zero: str) -> dict[str, Any]:
         "ppo": {
             "iterations": 1, "prompts": case.prompts, "samples": case.samples, "mini_batch": case.mini_batch,
             "beta": BETA, "clip": CLIP, "value_clip": VALUE_CLIP, "value_weight": VALUE_WEIGHT, "gamma": GAMMA,
-            "lam": LAM, "score_scale": "none", "no_eos_score": None, "min_length": 0.0,
+            "lam": LAM, "shuffle": shuffle, "score_scale": "none", "no_eos_score": None, "min_length": 0.0,
         },
         "sampling": {"temperature": 1.0, "max_new_tokens": case.new}, "micro_tokens": 4096, "optim": OPTIM,
         "critic_optim": OPTIM,
@@ -80,14 +81,15 @@ def iterate(case: Case, folder: Path, dtype: str, zero: str) -> dict[str, Any]:
     questions = Questions(prompts, [list(prompt) for prompt in tokens])
     models, clock = Models(recipe), Clock()
     with Collector(recipe, models, questions, END, questions.longest) as collector:
-        began = time.perf_counter()
+        began, spent = time.perf_counter(), time.process_time()
         collected = collector.collect(0, clock)
         experience, scores, seen = appraise(recipe, models, collected, recipe.ppo.beta, clock)
         assert not broken(recipe, seen), broken(recipe, seen)
         seen |= clock.time("update", improve, recipe, models, 0, experience)
-        seconds = time.perf_counter() - began
+        seconds, spent = time.perf_counter() - began, time.process_time() - spent
     return {
         "seconds": seconds,
+        "cpu_seconds": spent,
         "phases": {"sample": clock.seconds["sync"] + clock.seconds["rollout"]} | {
             name: clock.seconds[name] for name in ("score", "reference", "value", "update")
         },

@@ -108,20 +108,22 @@ def watched(trainer: Any, module: Any) -> dict[str, Any]:
         seen["answers"] += len(answers)
         return found
 
+    def began_update(*_: Any) -> None:
+        times.setdefault("update", time.perf_counter())
+
     def stepped(*_: Any) -> None:
         seen["steps"] += 1
 
     module.batch_generation = counted
-    trainer.model.register_forward_pre_hook(
-        lambda *_: times.setdefault("update", time.perf_counter()) and None, with_kwargs=False
-    )
+    trainer.model.register_forward_pre_hook(began_update)
     trainer.optimizer.optimizer.register_step_post_hook(stepped)
-    began = time.perf_counter()
+    began, spent = time.perf_counter(), time.process_time()
     trainer.train()
-    ended = time.perf_counter()
+    ended, spent = time.perf_counter(), time.process_time() - spent
     log = next(entry for entry in trainer.state.log_history if "objective/scores" in entry)
     return seen | {
         "seconds": ended - began,
+        "cpu_seconds": spent,
         "phases": {
             "sample": times["generated"] - began,
             "score, reference, value": times["update"] - times["generated"],

@@ -77,9 +77,7 @@ def join(
 
 
 @torch.inference_mode()
-def score_answers(
-    scorer: Scorer, prompts: Tokens, answers: Tokens, batch_tokens: int = 8192
-) -> list[float]:
+def score_answers(scorer: Scorer, prompts: Tokens, answers: Tokens, batch_tokens: int = 8192) -> list[float]:
     """The score of each answer, read at its last token; answers that are alike are read once.
 
     Args:
