@@ -1,8 +1,8 @@
 """An iteration's answers -> what they are worth -> new weights; nothing is forwarded twice that can be kept.
 
 Every answer goes once through each reward model, the reference and the critic, and then once an epoch through what is
-trained; what several answers in one forward pass share of a prompt is computed once. The log-probabilities under the
-policy that answered are those it was sampled with. The language head runs on the positions that predict answers' tokens.
+trained; a prompt is computed once for its answers in one forward pass. The log-probabilities under the policy that
+answered are those it was sampled with. The language head runs on the positions that predict answers' tokens.
 """
 
 from __future__ import annotations
