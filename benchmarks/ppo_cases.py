@@ -57,7 +57,7 @@ class Case:
 CASES = {
     "warm": Case("tiny-1m", prompts=2, samples=2, mini_batch=2, new=4, goal=0.0),
     "small": Case("small-8m", prompts=16, samples=4, mini_batch=16, new=64, goal=4.0),
-    "base": Case("base-110m", prompts=4, samples=4, mini_batch=4, new=64, goal=3.0),
+    "base": Case("base-110m", prompts=3, samples=4, mini_batch=4, new=64, goal=3.0),
 }
 
 
