@@ -20,7 +20,7 @@ class Plain:
     def __init__(self, module: nn.Module, optim: Any, zero: Any, total_steps: int) -> None:
         from align.engine.optim import param_groups
 
-        self.module, self.zero, self.plain = module, zero, True
+        self.module, self.zero, self.plain, self.dtype = module, zero, True, "fp32"
         self.steps, self.lr, self.grad_norm = 0, optim.lr, 0.0
         self.device = torch.device("cpu")
         groups = param_groups(module, optim.weight_decay)
