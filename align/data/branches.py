@@ -100,8 +100,9 @@ def collate(prompts: Tokens, answers: Tokens, packs: Sequence[Sequence[Tree]]) -
                 segments[here], stems[here] = segment, stem
                 mask[line, stop - len(answers[row]) : stop] = True
                 start = stop
-    trunks = torch.from_numpy(stems) if any(tree.stem for pack in packs for tree in pack) else None
-    return Batch(*(torch.from_numpy(array) for array in (tokens, mask, positions, segments)), trunks)
+    found = [torch.from_numpy(array) for array in (tokens, mask, positions, segments, stems)]
+    shared = any(tree.stem for pack in packs for tree in pack)
+    return Batch(found[0], found[1], found[2], found[3], found[4] if shared else None)
 
 
 def ends(mask: Tensor, lengths: Sequence[int]) -> Tensor:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from align.engine.precision import Trained
+    from align.data.branches import Tokens
     from align.engine.zero import Engine
     from align.records import Batch
-    from align.rollout.experience import Tokens
     from align.rollout.judge import Scores
     from align.stages.ppo.recipe import Recipe
 
