@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from align.engine.precision import Trained
     from align.data.branches import Tokens
+    from align.engine.precision import Trained
     from align.engine.zero import Engine
     from align.records import Batch
     from align.rollout.judge import Scores
