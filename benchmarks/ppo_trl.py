@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ def iterate(case: Case, folder: Path, dtype: str, setting: dict[str, Any]) -> di
         dtype: fp32, or bf16: weights in bf16.
         setting: ``rollout``, answers a forward pass without gradients, ``micro``, with them, and ``attention``.
     """
-    os.environ |= {"TQDM_DISABLE": "1", "TRL_EXPERIMENTAL_SILENCE": "1", "HF_HUB_OFFLINE": "1"}
+    os.environ |= {"TQDM_DISABLE": "1", "TRL_EXPERIMENTAL_SILENCE": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
+    warnings.filterwarnings("ignore", category=FutureWarning)  # names that transformers is about to change
     sys.path.insert(0, str(ASIDE))
     import datasets
     import transformers
