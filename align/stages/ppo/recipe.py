@@ -68,6 +68,9 @@ class PPOConfig:
     gamma: Unit = 1.0  # ours, as public trainers: not stated in the paper
     lam: Unit = 0.95  # ours
     epochs: Count = 1  # one gradient step a mini-batch
+    # ours: what is shuffled into mini-batches: answers each by itself, or prompts, whose answers then meet in one
+    # gradient step and are computed behind their prompt once
+    shuffle: Literal["answers", "prompts"] = "answers"
     value_clip: Positive = 0.2  # ours
     value_weight: Positive = 0.1  # ours
     critic_warmup: Number = 0  # ours: off; first iterations, in which the critic alone learns
