@@ -74,8 +74,12 @@ def obedience(manifest: Manifest) -> Table:
     for name, measured in manifest.metrics["policies"].items():
         for source, by_turn in measured.get("kept_by_source", {}).items():
             turns = list(by_turn)
-            cells = [percent(by_turn[turn]["share"]) for turn in turns]
-            rows.append([name, source, str(by_turn[turns[0]]["n"]), *cells])
+            count = by_turn[turns[0]]["n"]
+            cells = [
+                percent(cell["share"]) + (f" of {cell['n']}" if cell["n"] not in (0, count) else "")
+                for cell in by_turn.values()
+            ]
+            rows.append([name, source, str(count), *cells])
     columns = ["policy", "instruction", "dialogues", *(f"turn {turn}" for turn in turns)]
     return Table("Instruction of the first turn kept", columns, rows)
 

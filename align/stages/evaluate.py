@@ -214,7 +214,11 @@ def obedience(
     sampler: LocalEngine, tokenizer: Tokenizer, dialogues: Sequence[Prompt], judge: Judge, recipe: Recipe,
     journal: Path, context: int,
 ) -> dict[int, dict[str, list[bool]]]:  # fmt: skip
-    """By turn and source, whether each dialogue's answer kept the instruction; one that ended early did not."""
+    """By turn and source, whether each dialogue's answer kept the instruction; one that ended early did not.
+
+    Dialogues that have no such turn, or whose context ends before it, are left out there.
+    """
+    from align.data.template import encode_prompt
     from align.rollout.converse import converse
 
     assert recipe.dialogues is not None
@@ -226,8 +230,13 @@ def obedience(
     turns = [min(last, len(users(dialogue))) for dialogue in dialogues]
     said = converse(sampler, tokenizer, turns, ask, recipe.sampling, seed=recipe.seed, journal=journal, context=context)
     kept: dict[int, dict[str, list[bool]]] = {turn: defaultdict(list) for turn in recipe.dialogues.turns}
-    for dialogue, answers in zip(dialogues, said, strict=True):
+    room = context - recipe.sampling.max_new_tokens
+    for number, (dialogue, answers) in enumerate(zip(dialogues, said, strict=True)):
+        whole = len(answers) == turns[number]
+        outgrown = not whole and len(encode_prompt(tokenizer, ask(number, answers))) > room
         for turn in recipe.dialogues.turns:
+            if turn > (len(answers) if outgrown else turns[number]):
+                continue
             obeyed = len(answers) >= turn and judge(at_turn(dialogue, answers, turn), answers[turn - 1]).kept
             kept[turn][dialogue.source].append(bool(obeyed))
     return kept

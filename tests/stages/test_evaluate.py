@@ -15,7 +15,8 @@ from align.artifacts import read_manifest
 from align.config import parse
 from align.errors import RecipeError
 from align.records import Message, Prompt
-from align.stages.evaluate import Recipe, asked, at_turn, load_judge, mean, run, share, summary, users
+from align.stages.evaluate import Recipe, asked, at_turn, load_judge, mean, obedience, run, share, summary, users
+from tests.fakes import LetterTokenizer
 
 
 @dataclass
@@ -174,6 +175,23 @@ def test_policies_of_one_folder_name_are_told_apart(models: Path, tmp_path: Path
     alone = evaluated(models, tmp_path / "alone", {"B": "two/policy"})
     assert both["B"] == alone["B"]
     assert both["A"]["kept"] != both["B"]["kept"], "or this test could not fail"
+
+
+def test_turns_that_a_dialogue_or_its_context_has_no_room_for_are_left_out(tmp_path: Path) -> None:
+    """Three users' turns, an answer of a letter each; of the first dialogue the context ends before the third."""
+    from tests.rollout.test_converse import Scripted
+
+    short, long = dialogue("u1", "w", "u2", "w", "u3"), dialogue("u1", "w", "u2", "w", "u" * 900)
+    asking = recipe(judge="m:f", dialogues={"prompts": "d.jsonl", "turns": [2, 3, 20]})
+    script = {(1, 0): "x" * 9, (1, 1): ""}  # the second dialogue's second answer cannot go on
+
+    def kept(dialogues: list[Prompt], name: str) -> dict[int, dict[str, list[bool]]]:
+        return obedience(
+            Scripted(script), LetterTokenizer(), dialogues, long_answers, asking, tmp_path / name, 500,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    assert kept([long], "one") == {2: {"": [False]}, 3: {}, 20: {}}
+    assert kept([long, short], "two") == {2: {"": [False, False]}, 3: {"": [False]}, 20: {}}
 
 
 def test_both_kinds_of_judge_in_one_table(models: Path, tmp_path: Path) -> None:
