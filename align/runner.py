@@ -30,6 +30,7 @@ from align.values import leaves
 STAGES: dict[str, str] = {
     "world": "align.world.make",
     "people": "align.world.people",
+    "time": "align.world.time",
     "convert": "align.data.convert",
     "pretrain": "align.stages.pretrain",
     "sft": "align.stages.sft",

@@ -23,6 +23,7 @@ Kind = Literal[
 USES: dict[str, dict[str, Kind]] = {
     "world": {},
     "people": {"rollouts.*": "rollouts"},
+    "time": {},
     "convert": {"jobs.*.path": "foreign"},
     "pretrain": {"text.paths.*": "text"},
     "sft": {"policy": "model", "data.*.path": "dialogs"},

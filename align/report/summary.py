@@ -32,12 +32,14 @@ def tables_of(manifests: Mapping[Path, Manifest]) -> list[Table]:
     Args:
         manifests: by folder.
     """
+    from align.report.grouped import grouped
     from align.report.judged import judged  # which takes its cells from here
 
     evaluations = {f: m for f, m in manifests.items() if m.stage == "evaluate" and m.metrics.get("policies")}
     found: list[Table | None] = [policies(manifest) for manifest in evaluations.values()]
     found += [helpful_by_source(folder) for folder in evaluations]
     found += [obedience(manifest) for manifest in evaluations.values() if manifest.recipe.get("dialogues")]
+    found += [table for manifest in evaluations.values() for table in grouped(manifest)]
     rewards = {folder.name: manifest for folder, manifest in manifests.items() if manifest.stage == "reward"}
     if rewards:
         folders = [folder for folder, manifest in manifests.items() if manifest.stage == "reward"]

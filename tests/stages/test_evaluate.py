@@ -15,7 +15,8 @@ from align.artifacts import read_manifest
 from align.config import parse
 from align.errors import RecipeError
 from align.records import Message, Prompt
-from align.stages.evaluate import Recipe, asked, at_turn, load_judge, mean, obedience, run, share, summary, users
+from align.stages.evaluate import Recipe, load_judge, mean, run, share, summary
+from align.stages.obedience import asked, at_turn, obedience, users
 from tests.fakes import LetterTokenizer
 
 
