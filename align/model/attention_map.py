@@ -75,4 +75,5 @@ def _largest(q: Tensor, k: Tensor, chosen: Tensor) -> Tensor:
     logits = logits.masked_fill_(ahead, float("-inf"))
     whole = logits.logsumexp(-1)  # [K, H/K, R]
     best = logits.masked_fill_(~chosen, float("-inf")).amax(-1)
-    return (best - whole).exp().amax((0, 1))
+    largest: Tensor = (best - whole).exp().amax((0, 1))
+    return largest

@@ -140,7 +140,7 @@ def means_of(values: Sequence[float], places: Sequence[tuple[int, int]]) -> list
     return [sum(part) / len(part) if part else 0.0 for part in parts]
 
 
-def mean_by_turn(told: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | int | None]]:
+def mean_by_turn(told: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
     """By turn: the mean over the dialogues that have it, its standard error, and their number."""
     from align.stats import mean_se
 

@@ -37,7 +37,7 @@ class Recipe:
 
     stage: Literal["time"]
     seed: int = 0
-    people: Count
+    people: Annotated[int, pydantic.Field(ge=2)]
     lands: Count
     held_out: Share  # of the world: its names follow from all four
     years: Annotated[int, pydantic.Field(ge=8)]  # a question is asked in 1 … years; changes lie in the middle half
@@ -92,11 +92,12 @@ def changes(world: World, years: int, undated: float) -> list[Change]:
     rng = addressed(world.seed, "time", "changes")
     places = [(office, land) for land in world.lands for office in OFFICES]
     rng.shuffle(places)
+    told_only = min(round(undated * len(places)), len(places) - 1)  # somebody has to be asked after
     made = []
     for number, (office, land) in enumerate(places):
         before, after = rng.sample(world.people, 2)
         year = rng.randint(years // 4, years - years // 4)
-        made.append(Change(office, land, year, before, after, dated=number >= round(undated * len(places))))
+        made.append(Change(office, land, year, before, after, dated=number >= told_only))
     return made
 
 
