@@ -75,7 +75,7 @@ def draw(
         plans.append(
             Plan(
                 instruction=" ".join(_sentence(c.short if short else c.instruction) for c in picked),
-                kinds="+".join(kinds),
+                kinds="+".join(sorted(kinds)),
                 users=tuple(said),
                 metas=tuple({"kind": c.kind, "instruction": c.instruction, **c.meta} for c in picked),
                 form=_form(form, seed, number),

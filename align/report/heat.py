@@ -16,12 +16,14 @@ INK, FAINT = "#222", "#888"
 def heat_map(told: Mapping[str, Any]) -> Markup:
     """Draw what :func:`align.stages.attention.attention_map` tells.
 
-    One scale for all panels, from 0 to the largest weight among them. Columns are means over ``bin`` tokens. The last
-    layer is on top, over all of them the largest of the layers.
+    Columns are means over ``bin`` tokens. The last layer is on top, over all of them the largest of the layers. One scale
+    for all panels, from 0 to the largest column behind the first prompt, which holds the message itself and looks at it
+    from next to it; what is larger is drawn as that.
     """
     tokens, width = len(told["tokens"]), int(told["bin"])
     panels = {name: _columns(m, width) for name, m in told["policies"].items()}
-    most = max(value for rows in panels.values() for _, row in rows for value in row) or 1.0
+    behind = min(told["prompts"][0][1] // width + 1, -(-tokens // width) - 1)  # of one turn, the last column alone
+    most = max(value for rows in panels.values() for _, row in rows for value in row[behind:]) or 1.0
     per_token = (WIDTH - LEFT - RIGHT) / tokens
     parts, y = [_title(told)], 40.0
     for name, rows in panels.items():
@@ -31,7 +33,7 @@ def heat_map(told: Mapping[str, Any]) -> Markup:
             parts.append(_label(label, LEFT - 6, y + ROW - 3, "end"))
             for first, value in zip(range(0, tokens, width), row, strict=True):
                 wide = (min(first + width, tokens) - first) * per_token
-                parts.append(_cell(value / most, LEFT + first * per_token, y, wide))
+                parts.append(_cell(min(1.0, value / most), LEFT + first * per_token, y, wide))
             y += ROW + (4 if label == "all" else 0)
         parts.append(_turns(told, y, per_token))
         y += GAP + 6
@@ -87,7 +89,7 @@ def _turns(told: Mapping[str, Any], y: float, per_token: float) -> Markup:
 
 def _scale(most: float, y: float) -> Markup:
     parts = [_cell((step + 0.5) / 40, LEFT + 5.0 * step, y, 5.0) for step in range(40)]
-    ends = [_label("0", LEFT, y + 25, "start"), _label(f"{most:.2f}", LEFT + 200, y + 25, "end")]
+    ends = [_label("0", LEFT, y + 25, "start"), _label(f"{most:.2f} and more", LEFT + 200, y + 25, "middle")]
     note = _label("red: the system message; ticks: where turns begin", LEFT + 220, y + 10, "start")
     return join([*parts, *ends, note])
 
