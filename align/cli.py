@@ -212,6 +212,23 @@ def score(
 
 
 @app.command()
+def attention(
+    dialogues: Annotated[Path, typer.Argument(metavar="DATA", help="Dialogues or prompts with a system message.")],
+    policies: Annotated[list[Path], typer.Argument(metavar="POLICY...", help="Artifacts, read side by side.")],
+    row: Annotated[int, typer.Option(min=1, help="Of the file.")] = 1,
+    bin: Annotated[
+        int | None, typer.Option(min=1, help="Tokens a column; so many that 128 columns hold all where not given.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Draw the map here, SVG.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the map as data here, JSON.")] = None,
+) -> None:
+    """Map how much each token of a dialogue still looks at its system message, by one or more policies."""
+    from align.commands.attention import draw_attention
+
+    _say(draw_attention(dialogues, policies, row, bin, out, json))
+
+
+@app.command()
 def world(overrides: Overrides = None) -> None:
     """Write the practice world's data. The first argument may be a recipe, else it is the library's own."""
     recipe, rest = _recipe_first(overrides or [])

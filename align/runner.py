@@ -30,6 +30,7 @@ from align.values import leaves
 STAGES: dict[str, str] = {
     "world": "align.world.make",
     "people": "align.world.people",
+    "time": "align.world.time",
     "convert": "align.data.convert",
     "pretrain": "align.stages.pretrain",
     "sft": "align.stages.sft",
@@ -39,6 +40,7 @@ STAGES: dict[str, str] = {
     "ppo": "align.stages.ppo",
     "evaluate": "align.stages.evaluate",
     "exam": "align.stages.exam",
+    "attention": "align.stages.attention",
 }
 RECORD = "recipe.json"  # in a stage's work folder: what the unfinished work there belongs to
 USAGE = "usage.json"  # beside it: what the work has taken so far, for the report

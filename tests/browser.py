@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over its DevTools protocol; and `python -m tests.browser`, which takes screenshots.
+"""A headless Chromium, driven over its DevTools protocol; and `python -m tests.browser`, which takes pictures.
 
 Needs a Chromium on PATH, or its file named by ALIGN_CHROMIUM.
 """
@@ -9,6 +9,7 @@ import asyncio
 import base64
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -165,9 +166,15 @@ def browser() -> Iterator[Browser]:
 
 
 def main(report: Path, folder: Path) -> None:
-    """Write ``report-desktop.png`` and ``report-phone.png`` of a page into a folder."""
+    """Write ``report-desktop.png`` and ``report-phone.png`` of a page into a folder, or a drawing's PNG of its name."""
     folder.mkdir(parents=True, exist_ok=True)
     with browser() as opened:
+        if report.suffix == ".svg":
+            width, height = map(int, re.findall(r' (?:width|height)="(\d+)', report.read_text().split(">", 1)[0]))
+            path = folder / f"{report.stem}.png"
+            path.write_bytes(opened.open(report, (width, height), sharp=2.0).screenshot(width, height))
+            print(f"{path}: {path.stat().st_size // 1024} kB")
+            return
         for name, size, height in (("desktop", DESKTOP, 1500), ("phone", PHONE, 1500)):
             page = opened.open(report, size)
             path = folder / f"report-{name}.png"

@@ -15,12 +15,15 @@ from align.runner import Task, load_task
 from align.values import leaves, load
 
 # "rounds" are folders of rejection; "foreign" is a file in someone else's format, which only the stage itself can read
-Kind = Literal["model", "text", "dialogs", "compared", "prompts", "constraints", "rollouts", "rounds", "foreign"]
+Kind = Literal[
+    "model", "text", "dialogs", "compared", "prompts", "constraints", "rollouts", "rounds", "foreign", "conversations"
+]
 
 # what a stage's recipe names, by dotted key; `*` stands for any item
 USES: dict[str, dict[str, Kind]] = {
     "world": {},
     "people": {"rollouts.*": "rollouts"},
+    "time": {},
     "convert": {"jobs.*.path": "foreign"},
     "pretrain": {"text.paths.*": "text"},
     "sft": {"policy": "model", "data.*.path": "dialogs"},
@@ -65,6 +68,7 @@ USES: dict[str, dict[str, Kind]] = {
         "gsm8k.shots.path": "foreign",
         "humaneval.path": "foreign",
     },
+    "attention": {"policies.*": "model", "dialogues": "conversations"},
 }
 
 
@@ -131,7 +135,7 @@ def _within(path: Path, folder: Path) -> bool:
 
 def _data(path: str, kind: Kind, skip_bad: bool) -> str:
     """Read and validate every row."""
-    from align.data import compared, schema, text
+    from align.data import compared, conversations, schema, text
 
     readers: dict[Kind, Callable[[Any, schema.Skipped | None], Iterator[Any]]] = {
         "text": lambda p, _: text.read_text([p]),
@@ -140,6 +144,7 @@ def _data(path: str, kind: Kind, skip_bad: bool) -> str:
         "prompts": schema.read_prompts,
         "constraints": schema.read_constraints,
         "rollouts": schema.read_rollouts,
+        "conversations": conversations.read_conversations,
     }
     if path.startswith("hf:"):
         return "on the hub, read when the stage runs"

@@ -17,6 +17,7 @@ from align.errors import DataError
 from align.records import Constraint, Message, Messages, Row
 
 Form = Literal["system", "plain"]
+Forms = Literal["system", "plain", "either"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,8 @@ class Plan:
     instruction: str
     kinds: str  # of its constraints, "figure+hobby"
     users: tuple[str, ...]
-    metas: tuple[Mapping[str, Any], ...] = ()  # the constraints' own, for a judge
+    metas: tuple[Mapping[str, Any], ...] = ()  # of its constraints, for a judge: what each says, and its own meta
+    form: Form = "system"  # of the instruction where it is trained on, in the first turn
 
 
 def draw(
@@ -37,6 +39,7 @@ def draw(
     lengths: Sequence[int],
     combine: int = 1,
     short_share: float = 0.5,
+    form: Forms = "system",
     seed: int,
 ) -> list[Plan]:
     """Random combinations of constraints over random users' turns.
@@ -48,6 +51,7 @@ def draw(
         lengths: user turns of a dialogue; each length comes equally often.
         combine: up to so many constraints of different kinds at once.
         short_share: chance of the shortened form (the paper: half the time).
+        form: of every plan; ``either`` gives each of the two even chances.
         seed: plan ``d`` follows from (seed, d) alone.
 
     Raises:
@@ -71,9 +75,10 @@ def draw(
         plans.append(
             Plan(
                 instruction=" ".join(_sentence(c.short if short else c.instruction) for c in picked),
-                kinds="+".join(kinds),
+                kinds="+".join(sorted(kinds)),
                 users=tuple(said),
-                metas=tuple(c.meta for c in picked),
+                metas=tuple({"kind": c.kind, "instruction": c.instruction, **c.meta} for c in picked),
+                form=_form(form, seed, number),
             )
         )
     return plans
@@ -103,31 +108,37 @@ def every_turn(plan: Plan, answers: Sequence[str], form: Form = "plain") -> Mess
     return _alternate(users, answers)
 
 
-def first_turn_only(plan: Plan, answers: Sequence[str], form: Form = "system") -> Messages:
+def first_turn_only(plan: Plan, answers: Sequence[str]) -> Messages:
     """What is trained on: the instruction in the first turn alone, then the dialogue as it went.
 
     Args:
-        plan: of the dialogue.
+        plan: of the dialogue; its form says whether the instruction is a system message or stands before the first
+            user message.
         answers: one to each of its first user messages; the dialogue ends with the last.
-        form: as a ``system`` message, or ``plain`` before the first user message.
     """
     assert 0 < len(answers) <= len(plan.users)
     users = list(plan.users[: len(answers)])
-    if form == "system":
+    if plan.form == "system":
         return (Message("system", plan.instruction), *_alternate(users, answers))
     users[0] = join(plan.instruction, users[0])
     return _alternate(users, answers)
 
 
-def ghost_row(tokenizer: Tokenizer, plan: Plan, answers: Sequence[str], form: Form = "system") -> Row:
+def ghost_row(tokenizer: Tokenizer, plan: Plan, answers: Sequence[str]) -> Row:
     """The training row: instruction in the first turn only, mask on the last answer and its EOS only.
 
     Raises:
         TemplateError: an answer that the chat format refuses.
     """
-    messages = first_turn_only(plan, answers, form)
+    messages = first_turn_only(plan, answers)
     check_messages(messages, f"ghost dialogue ({plan.kinds})")
     return assemble(tokenizer, messages, encode_texts(tokenizer, [messages]), "last")
+
+
+def _form(form: Forms, seed: int, number: int) -> Form:
+    if form == "either":
+        return random.Random(f"ghost form {seed} {number}").choice(("system", "plain"))
+    return form
 
 
 def _alternate(users: Sequence[str], answers: Sequence[str]) -> Messages:

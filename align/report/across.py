@@ -68,8 +68,12 @@ def readings_of(first: Measured) -> dict[str, tuple[Callable[[Measured], float],
         found["reward, logits"] = (lambda m: m["reward"]["mean"], 2)
     found["KL, nats an answer"] = (lambda m: m["kl"]["mean"], 2)
     for turn in first.get("kept", {}):
-        found[f"kept at turn {turn}, %"] = (lambda m, turn=turn: 100 * m["kept"][turn]["share"], 1)  # type: ignore[misc]
+        found[f"kept at turn {turn}, %"] = (lambda m, turn=turn: _percent(m["kept"][turn]["share"]), 1)  # type: ignore[misc]
     return found
+
+
+def _percent(share: float | None) -> float:
+    return math.nan if share is None else 100 * share
 
 
 def over(values: Sequence[float], digits: int) -> str:

@@ -33,6 +33,7 @@ def tables_of(manifests: Mapping[Path, Manifest]) -> list[Table]:
         manifests: by folder.
     """
     from align.report.exams import exam_tables  # which take their cells from here
+    from align.report.grouped import grouped
     from align.report.judged import judged
 
     evaluations = {f: m for f, m in manifests.items() if m.stage == "evaluate" and m.metrics.get("policies")}
@@ -40,6 +41,7 @@ def tables_of(manifests: Mapping[Path, Manifest]) -> list[Table]:
     found += [helpful_by_source(folder) for folder in evaluations]
     found += [obedience(manifest) for manifest in evaluations.values() if manifest.recipe.get("dialogues")]
     found += [table for m in manifests.values() if m.stage == "exam" for table in exam_tables(m)]
+    found += [table for manifest in evaluations.values() for table in grouped(manifest)]
     rewards = {folder.name: manifest for folder, manifest in manifests.items() if manifest.stage == "reward"}
     if rewards:
         folders = [folder for folder, manifest in manifests.items() if manifest.stage == "reward"]
@@ -76,8 +78,12 @@ def obedience(manifest: Manifest) -> Table:
     for name, measured in manifest.metrics["policies"].items():
         for source, by_turn in measured.get("kept_by_source", {}).items():
             turns = list(by_turn)
-            cells = [percent(by_turn[turn]["share"]) for turn in turns]
-            rows.append([name, source, str(by_turn[turns[0]]["n"]), *cells])
+            count = by_turn[turns[0]]["n"]
+            cells = [
+                percent(cell["share"]) + (f" of {cell['n']}" if cell["n"] not in (0, count) else "")
+                for cell in by_turn.values()
+            ]
+            rows.append([name, source, str(count), *cells])
     columns = ["policy", "instruction", "dialogues", *(f"turn {turn}" for turn in turns)]
     return Table("Instruction of the first turn kept", columns, rows)
 

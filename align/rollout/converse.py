@@ -22,6 +22,7 @@ def converse(
     seed: int,
     journal: Path,
     context: int,
+    whole: bool = False,
 ) -> list[list[str]]:
     """Answer every turn of every dialogue.
 
@@ -34,11 +35,11 @@ def converse(
         seed: of the answers; turn t of dialogue d is addressed as step t, prompt d.
         journal: a file name; each turn's answers are kept beside it, so that a killed job goes on.
         context: tokens that the policy can see; a dialogue that would outgrow it stops there.
+        whole: a dialogue stops before an answer that ``max_new_tokens`` cut; otherwise it goes on from it.
 
     Returns:
         The answers of each dialogue; fewer than its turns where the context was too short or an
-        answer was empty or held a tag of the chat format; the last one
-        of a dialogue may be cut by ``max_new_tokens``.
+        answer was empty, held a tag of the chat format or, with ``whole``, was cut.
     """
     answers: list[list[str]] = [[] for _ in turns]
     for turn in range(max(turns, default=0)):
@@ -51,6 +52,7 @@ def converse(
         path = journal.with_name(f"{journal.name}-turn-{turn}.jsonl")
         for rollout in generate(sampler, requests, sampling, path):
             text = tokenizer.decode(rollout.tokens).strip()
-            if sayable(text):  # otherwise the dialogue ends here: the format cannot go on from it
+            cut = whole and rollout.finish == "length"
+            if sayable(text) and not cut:  # otherwise the dialogue ends here: the format cannot go on from it
                 answers[rollout.prompt].append(text)
     return answers

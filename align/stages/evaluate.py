@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
     from align.data.tokenizer import Tokenizer
     from align.model.llama import Llama
-    from align.records import Message, Messages, Prompt, Rollout
+    from align.records import Prompt, Rollout
     from align.rollout.judge import RewardModels
     from align.rollout.local import LocalEngine
 
@@ -67,6 +66,7 @@ class Recipe:
     judge: str | None = None  # "package.module:function" of (Prompt, answer) -> Verdict
     rewards: RewardsConfig | None = None  # judged by reward models, beside a judge or in its place
     prompts: str
+    by: str | None = None  # a key of the prompts' meta: the judge's helpfulness by its value, within each source
     take: Count | None = None
     overlong: Overlong = "error"  # a prompt that leaves no room for an answer
     dialogues: DialogueConfig | None = None
@@ -75,6 +75,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse an evaluation that nobody judges."""
+        if self.judge is None and self.by is not None:
+            raise ValueError("judge: must be given where `by` is")
         if self.judge is None and (self.rewards is None or self.dialogues is not None):
             raise ValueError("judge: must be given for dialogues, and where there are no rewards")
 
@@ -99,15 +101,17 @@ def load_judge(name: str) -> Judge:
 
 def run(recipe: Recipe, out: Path) -> None:
     """Sample every policy on the same prompts and dialogues, judge the answers, publish both at ``out``."""
-    from align.artifacts import building, publish, work_dir, write_jsonl
+    from align.artifacts import building, publish, work_dir, write_json, write_jsonl
     from align.data.prompts import fit_prompts
     from align.data.schema import read_prompts
     from align.data.tokenizer import Tokenizer
     from align.engine.metrics import Metrics
+    from align.measures.by import check_key, figures_by, means_by
     from align.model.config import read_config
     from align.model.weights import load_policy
     from align.rollout.judge import RewardModels
     from align.rollout.local import LocalEngine
+    from align.stages.obedience import obedience
 
     work = work_dir(out)
     judge = load_judge(recipe.judge) if recipe.judge else None
@@ -119,6 +123,8 @@ def run(recipe: Recipe, out: Path) -> None:
     prompts, _ = fit_prompts(
         Tokenizer(start / "tokenizer.model"), list(read_prompts(recipe.prompts))[: recipe.take], room, recipe.overlong
     )
+    if recipe.by:
+        check_key(prompts, recipe.by, recipe.prompts)
     dialogues = list(read_prompts(recipe.dialogues.prompts)) if recipe.dialogues else []
     reference = load_policy(Path(recipe.reference))
     table: dict[str, dict[str, Any]] = {}
@@ -135,6 +141,8 @@ def run(recipe: Recipe, out: Path) -> None:
             table[name] = summary(judged) if judge else {}
             found, scores = measured(rewards, reference, tokenizer, prompts, rollouts)
             table[name] |= found
+            if recipe.by:
+                table[name]["by"] = means_by(prompts, [v.helpful for v in judged], recipe.by)
             if recipe.dialogues and judge:
                 journal = work / f"{number}-{folder.name}"  # folders of different runs may share a name
                 kept = obedience(sampler, tokenizer, dialogues, judge, recipe, journal, context)
@@ -152,6 +160,8 @@ def run(recipe: Recipe, out: Path) -> None:
             )
     with building(out) as made:
         write_jsonl(made / "answers.jsonl", answers)
+        if recipe.by:
+            write_json(made / "figures.json", figures_by({n: m["by"] for n, m in table.items()}, recipe.by, "helpful"))
         publish(
             made, out, stage="evaluate", name=out.name, recipe=to_plain(recipe), seed=recipe.seed,
             parents=[Path(p) for p in dict.fromkeys((*recipe.policies.values(), recipe.reference))],
@@ -210,58 +220,9 @@ def measured(
     return found, [dict(zip(scores._fields, map(float, each), strict=True)) for each in zip(*scores, strict=True)]
 
 
-def obedience(
-    sampler: LocalEngine, tokenizer: Tokenizer, dialogues: Sequence[Prompt], judge: Judge, recipe: Recipe,
-    journal: Path, context: int,
-) -> dict[int, dict[str, list[bool]]]:  # fmt: skip
-    """By turn and source, whether each dialogue's answer kept the instruction; one that ended early did not."""
-    from align.rollout.converse import converse
-
-    assert recipe.dialogues is not None
-    last = max(recipe.dialogues.turns)
-
-    def ask(number: int, answers: list[str]) -> Messages:
-        return asked(dialogues[number], answers)
-
-    turns = [min(last, len(users(dialogue))) for dialogue in dialogues]
-    said = converse(sampler, tokenizer, turns, ask, recipe.sampling, seed=recipe.seed, journal=journal, context=context)
-    kept: dict[int, dict[str, list[bool]]] = {turn: defaultdict(list) for turn in recipe.dialogues.turns}
-    for dialogue, answers in zip(dialogues, said, strict=True):
-        for turn in recipe.dialogues.turns:
-            obeyed = len(answers) >= turn and judge(at_turn(dialogue, answers, turn), answers[turn - 1]).kept
-            kept[turn][dialogue.source].append(bool(obeyed))
-    return kept
-
-
 def every(by_source: Mapping[str, Sequence[bool]]) -> list[bool]:
     """The values of all sources."""
     return [value for values in by_source.values() for value in values]
-
-
-def users(dialogue: Prompt) -> list[Message]:
-    """The users' messages of a dialogue."""
-    return [message for message in dialogue.messages if message.role == "user"]
-
-
-def asked(dialogue: Prompt, answers: Sequence[str]) -> Messages:
-    """The dialogue up to its next user turn, the policy's own answers in place of those written there."""
-    from align.records import Message
-
-    messages = [message for message in dialogue.messages[:1] if message.role == "system"]
-    for turn, user in enumerate(users(dialogue)[: len(answers) + 1]):
-        messages.append(user)
-        if turn < len(answers):
-            messages.append(Message("assistant", answers[turn]))
-    return tuple(messages)
-
-
-def at_turn(dialogue: Prompt, answers: Sequence[str], turn: int) -> Prompt:
-    """What the judge is shown of one turn (from 1): the dialogue so far, and that turn's ``meta.turns`` where given."""
-    from dataclasses import replace
-
-    metas = dialogue.meta.get("turns")
-    meta = dialogue.meta if metas is None else metas[turn - 1]
-    return replace(dialogue, messages=asked(dialogue, answers[: turn - 1]), meta=meta)
 
 
 def row(

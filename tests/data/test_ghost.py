@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -50,7 +51,7 @@ def test_training_keeps_it_in_the_first_turn() -> None:
         ("user", "Where?"),
         ("assistant", "Elba."),
     ]
-    assert spoken(first_turn_only(PLAN, ["I.", "Elba."], form="plain"))[:3] == [
+    assert spoken(first_turn_only(replace(PLAN, form="plain"), ["I.", "Elba."]))[:3] == [
         ("user", "Act as Napoleon. Who?"),
         ("assistant", "I."),
         ("user", "Where?"),
@@ -87,6 +88,23 @@ def test_draw() -> None:
     assert abs(short - 1000) < 4 * (2000 * 0.25) ** 0.5
     twice = sum("+" in plan.kinds for plan in plans)
     assert abs(twice - 1000) < 4 * (2000 * 0.25) ** 0.5
+
+
+def test_either_form_is_half_and_half_and_changes_no_draw() -> None:
+    drawn = {
+        form: draw(CONSTRAINTS, TURNS, dialogs=2000, lengths=[2, 4], combine=2, form=form, seed=1)  # type: ignore[arg-type]
+        for form in ("system", "plain", "either")
+    }
+    assert {plan.form for plan in drawn["system"]} == {"system"}
+    assert {plan.form for plan in drawn["plain"]} == {"plain"}
+    assert abs(sum(plan.form == "plain" for plan in drawn["either"]) - 1000) < 4 * (2000 * 0.25) ** 0.5
+    for plans in zip(*drawn.values(), strict=True):
+        assert len({replace(plan, form="system", metas=()) for plan in plans}) == 1
+
+
+def test_a_judge_is_told_what_each_constraint_says() -> None:
+    (plan,) = draw(CONSTRAINTS[:1], TURNS, dialogs=1, lengths=[1], seed=0)
+    assert plan.metas == ({"kind": "figure", "instruction": "Always figure one", "name": "one"},)
 
 
 def test_draw_at_the_ends() -> None:

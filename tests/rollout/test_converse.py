@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,31 @@ def test_an_empty_answer_ends_its_dialogue(tmp_path: Path, nothing: str) -> None
     sampler = Scripted({(0, 1): nothing, (1, 0): " word "})
     assert talk(sampler, [3, 3], tmp_path) == [["0.0"], ["word", "1.1", "1.2"]]
     assert [[r.prompt for r in batch] for batch in sampler.batches] == [[0, 1], [0, 1], [1]]
+
+
+@pytest.mark.parametrize(("whole", "expected"), [(False, ["0.0", "cut", "0.2"]), (True, ["0.0"])])
+def test_a_dialogue_goes_on_from_a_cut_answer_unless_whole_ones_are_asked_for(
+    tmp_path: Path, whole: bool, expected: list[str]
+) -> None:
+    class Cuts(Scripted):
+        def generate(
+            self,
+            requests: Sequence[Request],
+            sampling: SamplingConfig,
+            on_result: Callable[[Rollout], None] | None = None,
+        ) -> list[Rollout]:
+            said = super().generate(requests, sampling)
+            said = [replace(r, finish="length") if r.tokens[:3] == (99, 117, 116) else r for r in said]
+            for rollout in said:
+                if on_result:
+                    on_result(rollout)
+            return said
+
+    found = converse(
+        Cuts({(0, 1): "cut"}), LetterTokenizer(), [3], ask, SamplingConfig(max_new_tokens=NEW),  # type: ignore[arg-type]
+        seed=9, journal=tmp_path / "said", context=1000, whole=whole,
+    )  # fmt: skip
+    assert found == [expected]
 
 
 def test_a_killed_conversation_goes_on_where_it_was(tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ import pytest
 
 from align.artifacts import read_manifest
 from align.config import parse
-from align.errors import RecipeError
+from align.errors import DataError, RecipeError
 from align.records import Message, Prompt
-from align.stages.evaluate import Recipe, asked, at_turn, load_judge, mean, run, share, summary, users
+from align.stages.evaluate import Recipe, load_judge, mean, run, share, summary
+from align.stages.obedience import asked, at_turn, obedience, users
+from tests.fakes import LetterTokenizer
 
 
 @dataclass
@@ -176,6 +178,23 @@ def test_policies_of_one_folder_name_are_told_apart(models: Path, tmp_path: Path
     assert both["A"]["kept"] != both["B"]["kept"], "or this test could not fail"
 
 
+def test_turns_that_a_dialogue_or_its_context_has_no_room_for_are_left_out(tmp_path: Path) -> None:
+    """Three users' turns, an answer of a letter each; of the first dialogue the context ends before the third."""
+    from tests.rollout.test_converse import Scripted
+
+    short, long = dialogue("u1", "w", "u2", "w", "u3"), dialogue("u1", "w", "u2", "w", "u" * 900)
+    asking = recipe(judge="m:f", dialogues={"prompts": "d.jsonl", "turns": [2, 3, 20]})
+    script = {(1, 0): "x" * 9, (1, 1): ""}  # the second dialogue's second answer cannot go on
+
+    def kept(dialogues: list[Prompt], name: str) -> dict[int, dict[str, list[bool]]]:
+        return obedience(
+            Scripted(script), LetterTokenizer(), dialogues, long_answers, asking, tmp_path / name, 500,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    assert kept([long], "one") == {2: {"": [False]}, 3: {}, 20: {}}
+    assert kept([long, short], "two") == {2: {"": [False, False]}, 3: {"": [False]}, 20: {}}
+
+
 def test_both_kinds_of_judge_in_one_table(models: Path, tmp_path: Path) -> None:
     table = evaluated(models, tmp_path / "out", {"A": "one/policy"})["A"]
     assert table.keys() == {"helpful", "unsafe", "false_refusals", "kl", "tokens", "reward", "kept", "kept_by_source"}
@@ -187,3 +206,42 @@ def test_both_kinds_of_judge_in_one_table(models: Path, tmp_path: Path) -> None:
     assert all(score.keys() == {"helpful", "safety", "combined"} for score in scores)
     assert statistics.fmean(score["combined"] for score in scores) == pytest.approx(table["reward"]["mean"], abs=1e-6)
     assert all(isinstance(row["helpful"], float) for row in rows), "the judge's own word beside them"
+
+
+def test_helpfulness_by_a_value_of_the_prompts(models: Path, home: Path, tmp_path: Path) -> None:
+    """A figure and a table of it; five prompts of two sources, each with a number of its own."""
+    from align.report.grouped import grouped
+
+    (tmp_path / "work" / "by").mkdir(parents=True)
+    policy = str(models / "one/policy")
+    asking = recipe(
+        policies={"A": policy, "B": str(models / "two/policy")}, reference=policy, by="number",
+        judge="tests.stages.test_evaluate:long_answers", prompts=str(home / "first.jsonl"),
+    )  # fmt: skip
+    run(asking, tmp_path / "by")
+    manifest = read_manifest(tmp_path / "by", verify=True)
+    rows = [json.loads(line) for line in (tmp_path / "by/answers.jsonl").read_text().splitlines()]
+    for name in ("A", "B"):
+        said = {row["prompt_id"]: row["helpful"] for row in rows if row["policy"] == name}
+        found = manifest.metrics["policies"][name]["by"]
+        assert {source: list(cells) for source, cells in found.items()} == {"of/0": ["0", "2", "4"], "of/1": ["1", "3"]}
+        assert all(cell["mean"] == said[f"p{at}"] for cells in found.values() for at, cell in cells.items())
+    figures = json.loads((tmp_path / "by/figures.json").read_text())
+    assert [[s["name"] for s in figure["series"]] for figure in figures] == [["A", "B"], ["A", "B"]]
+    first, second = grouped(manifest)
+    assert first.columns == ["policy", "0", "2", "4"]
+    assert second.title == "Helpful by number, of/1 (1 prompts a cell)"
+    assert second.rows[1] == ["B", *(f"{100 * found['of/1'][at]['mean']:.0f} %" for at in ("1", "3"))]
+
+
+def test_by_needs_a_judge_and_a_value_of_every_prompt(models: Path, home: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="judge: must be given where `by` is"):
+        recipe(rewards=REWARDS, by="number")
+    (tmp_path / "work" / "by").mkdir(parents=True)
+    policy = str(models / "one/policy")
+    asking = recipe(
+        policies={"A": policy}, reference=policy, by="date", judge="tests.stages.test_evaluate:long_answers",
+        prompts=str(home / "first.jsonl"),
+    )  # fmt: skip
+    with pytest.raises(DataError, match=r"first\.jsonl: prompt p0: meta\.date: found None"):
+        run(asking, tmp_path / "by")
