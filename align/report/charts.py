@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from align.report.axes import CHARACTER, HEIGHT, WIDTH, Frame, Scale, frame, plain, ticks
@@ -31,11 +31,6 @@ class Series:
     high: Sequence[float] = ()
     color: int = 0
     kind: Literal["line", "faint", "dashed"] = "line"
-
-
-def without_intervals(series: Series) -> Series:
-    """The same values where intervals of many series would hide each other."""
-    return replace(series, low=(), high=())
 
 
 def svg(label: str, width: float, height: float, *parts: Markup, most: float | None = None) -> Markup:

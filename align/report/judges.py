@@ -10,8 +10,8 @@ from typing import Any
 from align.artifacts import Manifest
 from align.errors import ArtifactError
 from align.records import RATINGS
-from align.report.charts import Bar, Series, bars, groups, lines, without_intervals
-from align.report.figure import Figure, colors_of, legend_of, long_rows
+from align.report.charts import Bar, Series, bars, groups, lines
+from align.report.figure import Figure, colors_of, legend_of, long_rows, without_intervals
 from align.report.gather import Part, Run, value
 
 HELD = "held_out/"

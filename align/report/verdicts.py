@@ -10,8 +10,8 @@ from typing import Any
 
 from align.artifacts import Manifest
 from align.report.across import gain
-from align.report.charts import Bar, Series, bars, groups, histogram, lines, ridges, without_intervals
-from align.report.figure import Figure, colors_of, legend_of, long_rows
+from align.report.charts import Bar, Series, bars, groups, histogram, lines, ridges
+from align.report.figure import Figure, colors_of, legend_of, long_rows, without_intervals
 from align.report.gather import Part, Row, Run, combined, read_rows, value
 
 Z = 1.96  # normal quantile of a 95 % interval

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from align.engine.precision import Trained
     from align.engine.zero import Engine
     from align.records import Batch
     from align.rollout.experience import Tokens
@@ -64,13 +65,18 @@ class Models:
         self.device = self.policy.device
         self._reference = None
         if not recipe.lora:
-            frozen = load_policy(start, zero.dtype, str(self.device))
+            frozen = load_policy(start, self.dtype, str(self.device))
             self._reference = frozen.eval().requires_grad_(False)
         scorers: dict[str, Any] = {
-            name: _Base(self.critic) if name == self._shared else load_scorer(folder, zero.dtype, str(self.device))
+            name: _Base(self.critic) if name == self._shared else load_scorer(folder, self.dtype, str(self.device))
             for name, folder in judges.items()
         }
         self.reward = RewardModels(scorers["helpful"], scorers["safety"], recipe.threshold)
+
+    @property
+    def dtype(self) -> Trained:
+        """What all of them run in."""
+        return self.policy.dtype
 
     @property
     def engines(self) -> dict[str, Engine]:
