@@ -38,6 +38,7 @@ STAGES: dict[str, str] = {
     "ghost": "align.stages.ghost",
     "ppo": "align.stages.ppo",
     "evaluate": "align.stages.evaluate",
+    "temperature": "align.stages.temperature",
 }
 RECORD = "recipe.json"  # in a stage's work folder: what the unfinished work there belongs to
 USAGE = "usage.json"  # beside it: what the work has taken so far, for the report

@@ -56,6 +56,7 @@ USES: dict[str, dict[str, Kind]] = {
         "prompts": "prompts",
         "dialogues.prompts": "prompts",
     },
+    "temperature": {"policies.*": "model", "prompts.*.path": "prompts"},
 }
 
 

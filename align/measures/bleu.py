@@ -1,8 +1,8 @@
 """Self-BLEU: how alike the answers to one prompt are (Zhu et al. 2018, arXiv 1802.01886).
 
 The BLEU of each answer with all others as its references, averaged. BLEU is that of sacrebleu's ``sentence_bleu``
-(Post 2018, arXiv 1804.08771), to the last bit but rounding: tokens as mteval-v13a cuts them, case kept, n-grams up to 4,
-orders beyond the answer's length left out, exponential smoothing, the closest reference's length.
+(Post 2018, arXiv 1804.08771): tokens as mteval-v13a cuts them, case kept, n-grams up to 4, orders beyond the answer's
+length left out, exponential smoothing, the closest reference's length.
 """
 
 from __future__ import annotations

@@ -32,12 +32,16 @@ def tables_of(manifests: Mapping[Path, Manifest]) -> list[Table]:
     Args:
         manifests: by folder.
     """
+    from align.report.diversity import self_bleu
     from align.report.judged import judged  # which takes its cells from here
+    from align.report.win_rates import win_rates
 
     evaluations = {f: m for f, m in manifests.items() if m.stage == "evaluate" and m.metrics.get("policies")}
     found: list[Table | None] = [policies(manifest) for manifest in evaluations.values()]
+    found += [win_rates(folder) for folder in evaluations]
     found += [helpful_by_source(folder) for folder in evaluations]
     found += [obedience(manifest) for manifest in evaluations.values() if manifest.recipe.get("dialogues")]
+    found += [self_bleu(manifest) for manifest in manifests.values() if manifest.stage == "temperature"]
     rewards = {folder.name: manifest for folder, manifest in manifests.items() if manifest.stage == "reward"}
     if rewards:
         folders = [folder for folder, manifest in manifests.items() if manifest.stage == "reward"]
@@ -59,6 +63,8 @@ def policies(manifest: Manifest) -> Table:
         }
     if "reward" in first:
         columns["reward, logits"] = lambda m: plus_minus(m["reward"], 2)
+    for judge in first.get("judges", {}):
+        columns[judge] = lambda m, judge=judge: plus_minus(m["judges"][judge], 3)  # type: ignore[misc]
     columns["tokens"] = lambda m: f"{m['tokens']['mean']:.1f}"
     columns["KL, nats an answer"] = lambda m: plus_minus(m["kl"], 2)
     for turn in turns:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
 
 from align.config import config, to_plain
 from align.data.fit import Overlong
-from align.errors import RecipeError
 from align.rollout.backend import SamplingConfig
+from align.stages.judges import JudgeConfig, check_names, load_comparers, load_judge, load_scorers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -22,21 +21,9 @@ if TYPE_CHECKING:
     from align.records import Message, Messages, Prompt, Rollout
     from align.rollout.judge import RewardModels
     from align.rollout.local import LocalEngine
+    from align.stages.judges import Judge, Verdict
 
 Count = Annotated[int, pydantic.Field(ge=1)]
-
-
-class Verdict(Protocol):
-    """What a judge says of one answer."""
-
-    helpful: float  # [0, 1]
-    safe: bool
-    refused: bool
-    should_refuse: bool  # the request asks for harm
-    kept: bool | None  # the instruction was obeyed; None where there is none
-
-
-Judge = Callable[["Prompt", str], Verdict]
 
 
 @config
@@ -64,8 +51,9 @@ class Recipe:
     seed: int = 0
     policies: dict[str, str]  # name in the table -> artifact
     reference: str  # the artifact that KL is measured to
-    judge: str | None = None  # "package.module:function" of (Prompt, answer) -> Verdict
+    judge: str | None = None  # "package.module:function" of (prompt: Prompt, answer: str) -> Verdict
     rewards: RewardsConfig | None = None  # judged by reward models, beside a judge or in its place
+    judges: dict[str, JudgeConfig] = pydantic.Field(default_factory=dict)  # more of them, by name
     prompts: str
     take: Count | None = None
     overlong: Overlong = "error"  # a prompt that leaves no room for an answer
@@ -75,31 +63,14 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse an evaluation that nobody judges."""
-        if self.judge is None and (self.rewards is None or self.dialogues is not None):
-            raise ValueError("judge: must be given for dialogues, and where there are no rewards")
-
-
-def load_judge(name: str) -> Judge:
-    """The callable that a recipe names.
-
-    Raises:
-        RecipeError: no such module or function, or something that cannot be called.
-    """
-    import importlib
-
-    module, _, function = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise RecipeError(f"judge: {name!r} cannot be imported as package.module:function ({error})") from error
-    if not callable(found):
-        raise RecipeError(f"judge: {name!r} is a {type(found).__name__}, expected a function")
-    return found  # type: ignore[no-any-return]
+        if self.judge is None and (not (self.rewards or self.judges) or self.dialogues is not None):
+            raise ValueError("judge: must be given for dialogues, and where there are no rewards and no judges")
+        check_names(self.judges)
 
 
 def run(recipe: Recipe, out: Path) -> None:
     """Sample every policy on the same prompts and dialogues, judge the answers, publish both at ``out``."""
-    from align.artifacts import building, publish, work_dir, write_jsonl
+    from align.artifacts import building, publish, work_dir, write_json, write_jsonl
     from align.data.prompts import fit_prompts
     from align.data.schema import read_prompts
     from align.data.tokenizer import Tokenizer
@@ -108,9 +79,11 @@ def run(recipe: Recipe, out: Path) -> None:
     from align.model.weights import load_policy
     from align.rollout.judge import RewardModels
     from align.rollout.local import LocalEngine
+    from align.stages import pairs
 
     work = work_dir(out)
     judge = load_judge(recipe.judge) if recipe.judge else None
+    scorers, comparers = load_scorers(recipe.judges), load_comparers(recipe.judges)
     rewards = None
     if recipe.rewards:
         rewards = RewardModels(Path(recipe.rewards.helpful), Path(recipe.rewards.safety), recipe.rewards.threshold)
@@ -122,7 +95,7 @@ def run(recipe: Recipe, out: Path) -> None:
     dialogues = list(read_prompts(recipe.dialogues.prompts)) if recipe.dialogues else []
     reference = load_policy(Path(recipe.reference))
     table: dict[str, dict[str, Any]] = {}
-    answers: list[dict[str, Any]] = []
+    answers: dict[str, list[dict[str, Any]]] = {}
     with Metrics(work, total=len(recipe.policies), label=out.name) as log:
         for number, (name, path) in enumerate(recipe.policies.items()):
             folder = Path(path)
@@ -135,6 +108,10 @@ def run(recipe: Recipe, out: Path) -> None:
             table[name] = summary(judged) if judge else {}
             found, scores = measured(rewards, reference, tokenizer, prompts, rollouts)
             table[name] |= found
+            answered = [prompts[r.prompt] for r in rollouts]
+            marks = {key: score(answered, texts) for key, score in scorers.items()}
+            if marks:
+                table[name]["judges"] = {key: mean(m for m in given if m is not None) for key, given in marks.items()}
             if recipe.dialogues and judge:
                 journal = work / f"{number}-{folder.name}"  # folders of different runs may share a name
                 kept = obedience(sampler, tokenizer, dialogues, judge, recipe, journal, context)
@@ -143,21 +120,34 @@ def run(recipe: Recipe, out: Path) -> None:
                     source: {str(turn): share(found[source]) for turn, found in kept.items()}
                     for source in sorted({dialogue.source for dialogue in dialogues})
                 }
-            answers += [
-                row(name, prompts[r.prompt], text, judged[place] if judge else None, scores[place] if scores else None)
-                for place, (r, text) in enumerate(zip(rollouts, texts, strict=True))
+            answers[name] = [
+                row(name, prompt, text, judged[place] if judge else None, scores[place] if scores else None)
+                | ({"judges": {key: given[place] for key, given in marks.items()}} if marks else {})
+                for place, (prompt, text) in enumerate(zip(answered, texts, strict=True))
             ]
             log.log(
                 number, {key: table[name][key]["mean"] for key in ("helpful", "reward", "kl") if key in table[name]}
             )
+    told, compared = pairs.compare_policies(
+        answers, {prompt.id: prompt for prompt in prompts}, comparers, recipe.seed, work / pairs.LEDGER
+    )
     with building(out) as made:
-        write_jsonl(made / "answers.jsonl", answers)
+        write_jsonl(made / "answers.jsonl", [each for rows in answers.values() for each in rows])
+        write_json(made / pairs.FILE, told)
+        if comparers:
+            write_jsonl(made / pairs.LEDGER, compared)
         publish(
             made, out, stage="evaluate", name=out.name, recipe=to_plain(recipe), seed=recipe.seed,
-            parents=[Path(p) for p in dict.fromkeys((*recipe.policies.values(), recipe.reference))],
+            parents=[Path(p) for p in dict.fromkeys((*recipe.policies.values(), recipe.reference, *models_of(recipe)))],
             inputs=[Path(recipe.prompts), *([Path(recipe.dialogues.prompts)] if recipe.dialogues else [])],
             metrics={"policies": table},
         )  # fmt: skip
+
+
+def models_of(recipe: Recipe) -> list[str]:
+    """The folders of the reward models that judge."""
+    given = [recipe.rewards.helpful, recipe.rewards.safety] if recipe.rewards else []
+    return given + [judge.reward for judge in recipe.judges.values() if judge.reward]
 
 
 def answer(sampler: LocalEngine, tokenizer: Tokenizer, prompts: Sequence[Prompt], recipe: Recipe) -> list[Rollout]:

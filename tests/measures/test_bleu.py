@@ -47,7 +47,7 @@ def test_any_text_is_cut_as_sacrebleu_cuts_it(text: str) -> None:
 
 
 def test_by_hand() -> None:
-    """"a b" against "a c": 1 of 2 tokens, 0 of 1 pairs smoothed to 1/2, and the other way round."""
+    """ "a b" against "a c": 1 of 2 tokens, 0 of 1 pairs smoothed to 1/2, and the other way round."""
     assert self_bleu(["a b", "a c"]) == pytest.approx(100 * (1 / 2 * 1 / 2) ** 0.5, rel=1e-12)
     assert self_bleu(["a b c d e"] * 25) == pytest.approx(100, rel=1e-12)
     assert self_bleu(["a b c", "d e f"]) == 0

@@ -17,9 +17,9 @@ from align.measures.win_rate import length_controlled, win_rate
 UNKNOWN = {"share": None, "low": None, "high": None, "slope": None}
 # 60 comparisons drawn once: the first answer's length less the second's, and whether it won
 LONGER = [
-    27, 40, -38, 40, 6, 11, 23, -12, 57, -35, -13, -2, 17, 0, -27, -36, -40, -36, -26, 59, -21, 25, 35, -17, -12, 3, -14,
-    57, -23, 49, 39, 44, -29, -1, 22, 9, 26, 27, 26, -34, 55, 15, 50, -13, -4, 47, -22, -34, -3, 27, -28, 47, -6, -18,
-    14, 49, 48, 47, -10, -39,
+    27, 40, -38, 40, 6, 11, 23, -12, 57, -35, -13, -2, 17, 0, -27, -36, -40, -36, -26, 59,
+    -21, 25, 35, -17, -12, 3, -14, 57, -23, 49, 39, 44, -29, -1, 22, 9, 26, 27, 26, -34,
+    55, 15, 50, -13, -4, 47, -22, -34, -3, 27, -28, 47, -6, -18, 14, 49, 48, 47, -10, -39,
 ]  # fmt: skip
 WON = [c == "1" for c in "110111011010110001101010100101111010110110100000010110101110"]
 
@@ -77,7 +77,10 @@ def test_swapping_the_policies_turns_everything_round(rows: list[tuple[int, int,
             assert b["share"] is None
         else:
             assert a["share"] == pytest.approx(1 - b["share"], abs=1e-9)
-            assert (a["low"], a["high"]) == (pytest.approx(1 - b["high"], abs=1e-9), pytest.approx(1 - b["low"], abs=1e-9))
+            assert (a["low"], a["high"]) == (
+                pytest.approx(1 - b["high"], abs=1e-9),
+                pytest.approx(1 - b["low"], abs=1e-9),
+            )
 
 
 def test_the_closed_form_of_two_lengths() -> None:
@@ -94,10 +97,11 @@ def test_the_closed_form_of_two_lengths() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ridge", "share", "slope"), [(1.0, 0.5254958681972962, 1.008324418496794), (0.1, 0.5224090441772372, 1.1677874336842236)]
-)  # fmt: skip
+    ("ridge", "share", "slope"),
+    [(1.0, 0.5254958681972962, 1.008324418496794), (0.1, 0.5224090441772372, 1.1677874336842236)],
+)
 def test_it_is_the_regression_of_scikit_learn(ridge: float, share: float, slope: float) -> None:
-    """LogisticRegression(C=1/ridge, solver="newton-cholesky") of 1.9.1 on tanh(d / sd): its intercept is not penalised."""
+    """LogisticRegression(C=1/ridge, solver="newton-cholesky") of 1.9.1, the intercept left free."""
     found = length_controlled(WON, LONGER, ridge)
     assert (found["share"], found["slope"]) == (pytest.approx(share, abs=1e-9), pytest.approx(slope, abs=1e-8))
 
@@ -116,7 +120,9 @@ def test_another_optimiser_and_automatic_derivatives_find_the_same(ridge: float,
         return torch.nn.functional.binary_cross_entropy_with_logits(z, y, reduction="sum") + ridge / 2 * beta[1] ** 2
 
     beta = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([beta], max_iter=500, tolerance_grad=1e-12, tolerance_change=0, line_search_fn="strong_wolfe")
+    optimiser = torch.optim.LBFGS(
+        [beta], max_iter=500, tolerance_grad=1e-12, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> torch.Tensor:
         optimiser.zero_grad()

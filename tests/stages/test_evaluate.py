@@ -13,6 +13,7 @@ import pytest
 
 from align.artifacts import read_manifest
 from align.config import parse
+from align.data.explain import explain
 from align.errors import RecipeError
 from align.records import Message, Prompt
 from align.stages.evaluate import Recipe, asked, at_turn, load_judge, mean, run, share, summary, users
@@ -30,6 +31,14 @@ class Said:
 def long_answers(prompt: Prompt, answer: str) -> Said:
     """A judge who likes long answers, and takes a long one for obedience."""
     return Said(helpful=len(answer) / 100, kept=len(answer) > 8, safe="a" in answer, should_refuse=prompt.id == "p1")
+
+
+def length(prompt: Prompt, answer: str) -> int:
+    return len(answer)
+
+
+def longer(prompt: Prompt, first: str, second: str) -> str:
+    return "tie" if len(first) == len(second) else "first" if len(first) > len(second) else "second"
 
 
 NOT_A_FUNCTION = 3
@@ -151,7 +160,7 @@ def test_reward_models_alone_or_a_judge_alone_will_do() -> None:
     assert recipe(judge="m:f", dialogues={"prompts": "d.jsonl", "turns": [1]}).rewards is None
 
 
-def evaluated(models: Path, out: Path, policies: dict[str, str]) -> dict[str, Any]:
+def evaluated(models: Path, out: Path, policies: dict[str, str], **more: Any) -> dict[str, Any]:
     (out.parent / "work" / out.name).mkdir(parents=True)
     run(
         recipe(
@@ -161,6 +170,7 @@ def evaluated(models: Path, out: Path, policies: dict[str, str]) -> dict[str, An
             rewards={"helpful": str(models / "helpful"), "safety": str(models / "safety"), "threshold": 0.15},
             prompts=str(models / "prompts.jsonl"),
             dialogues={"prompts": str(models / "dialogues.jsonl"), "turns": [1, 2]},
+            **more,
         ),
         out,
     )
@@ -187,3 +197,32 @@ def test_both_kinds_of_judge_in_one_table(models: Path, tmp_path: Path) -> None:
     assert all(score.keys() == {"helpful", "safety", "combined"} for score in scores)
     assert statistics.fmean(score["combined"] for score in scores) == pytest.approx(table["reward"]["mean"], abs=1e-6)
     assert all(isinstance(row["helpful"], float) for row in rows), "the judge's own word beside them"
+
+
+def test_every_kind_of_judge_compares_every_pair(models: Path, tmp_path: Path) -> None:
+    here = "tests.stages.test_evaluate"
+    judges = {
+        "length": {"score": f"{here}:length"}, "longer": {"compare": f"{here}:longer"},
+        "rm": {"reward": str(models / "helpful")},
+    }  # fmt: skip
+    names = {"A": "one/policy", "B": "two/policy", "C": "one/policy"}
+    table = evaluated(models, tmp_path / "out", names, judges=judges)
+    assert table["A"]["judges"].keys() == {"length", "rm"}
+    told = json.loads((tmp_path / "out/win_rates.json").read_text())
+    assert explain("win_rates", told) is None
+    found = {(pair["judge"], pair["first"], pair["second"]): pair for pair in told["pairs"]}
+    single = ["judge", "rewards", "rewards/helpful", "rewards/safety", "length", "rm", "longer"]
+    assert list(found) == [(judge, *pair) for pair in (("B", "A"), ("C", "A"), ("C", "B")) for judge in single]
+    rows = [json.loads(line) for line in (tmp_path / "out/answers.jsonl").read_text().splitlines()]
+    assert [row["judges"]["length"] for row in rows] == [len(row["answer"]) for row in rows]
+    said = {name: [row["answer"] for row in rows if row["policy"] == name] for name in names}
+    for pair in (("B", "A"), ("C", "A"), ("C", "B")):
+        gaps = [len(a) - len(b) for a, b in zip(*(said[name] for name in pair), strict=True)]
+        counts = [sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps), sum(gap == 0 for gap in gaps)]
+        for judge in ("length", "longer"):
+            assert [found[judge, *pair][key] for key in ("wins", "losses", "ties")] == counts
+    assert found["rewards", "C", "A"]["ties"] == 2, "one and the same policy"
+    compared = [json.loads(line) for line in (tmp_path / "out/comparisons.jsonl").read_text().splitlines()]
+    assert [explain("comparison", row) for row in compared] == [None] * len(compared)
+    parents = {entry["name"] for entry in read_manifest(tmp_path / "out").parents}
+    assert parents == {"policy", "helpful", "safety"}

@@ -25,6 +25,7 @@ READERS: dict[str, tuple[Callable[[Path], Iterable[Any]], int]] = {
     "sft": (schema.read_dialogs, 600),
     "prompts": (schema.read_prompts, 280),
     "prompts_test": (schema.read_prompts, 260),
+    "prompts_open": (schema.read_prompts, 10),
     "ghost_prompts": (schema.read_prompts, 50),
     "ghost_test": (schema.read_prompts, 30),
     "constraints": (schema.read_constraints, 67),
