@@ -64,7 +64,7 @@ def policies(manifest: Manifest) -> Table:
     if "reward" in first:
         columns["reward, logits"] = lambda m: plus_minus(m["reward"], 2)
     for judge in first.get("judges", {}):
-        columns[judge] = lambda m, judge=judge: plus_minus(m["judges"][judge], 3)  # type: ignore[misc]
+        columns[judge] = lambda m, judge=judge: known(m["judges"][judge])  # type: ignore[misc]
     columns["tokens"] = lambda m: f"{m['tokens']['mean']:.1f}"
     columns["KL, nats an answer"] = lambda m: plus_minus(m["kl"], 2)
     for turn in turns:
@@ -115,6 +115,11 @@ def plus_minus(cell: Mapping[str, float | None], digits: int) -> str:
     """A mean with its standard error, which a single value has not."""
     error = "–" if cell["se"] is None else f"{cell['se']:.{digits}f}"
     return f"{cell['mean']:.{digits}f} ± {error}"
+
+
+def known(cell: Mapping[str, float | None]) -> str:
+    """As :func:`plus_minus` to three digits, or a dash where no answer had a score."""
+    return plus_minus(cell, 3) if cell["n"] else "–"
 
 
 def percent(share: float | None) -> str:

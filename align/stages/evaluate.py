@@ -12,9 +12,10 @@ from align.config import config, to_plain
 from align.data.fit import Overlong
 from align.rollout.backend import SamplingConfig
 from align.stages.judges import JudgeConfig, check_names, load_comparers, load_judge, load_scorers
+from align.stages.tallies import mean, mean_of_known, share, summary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from align.data.tokenizer import Tokenizer
     from align.model.llama import Llama
@@ -111,7 +112,7 @@ def run(recipe: Recipe, out: Path) -> None:
             answered = [prompts[r.prompt] for r in rollouts]
             marks = {key: score(answered, texts) for key, score in scorers.items()}
             if marks:
-                table[name]["judges"] = {key: mean(m for m in given if m is not None) for key, given in marks.items()}
+                table[name]["judges"] = {key: mean_of_known(given) for key, given in marks.items()}
             if recipe.dialogues and judge:
                 journal = work / f"{number}-{folder.name}"  # folders of different runs may share a name
                 kept = obedience(sampler, tokenizer, dialogues, judge, recipe, journal, context)
@@ -155,15 +156,6 @@ def answer(sampler: LocalEngine, tokenizer: Tokenizer, prompts: Sequence[Prompt]
     from align.data.prompts import encode_prompts, requests
 
     return sampler.generate(requests(encode_prompts(tokenizer, prompts), seed=recipe.seed), recipe.sampling)
-
-
-def summary(judged: Sequence[Verdict]) -> dict[str, Any]:
-    """Mean helpfulness, and the shares of unsafe answers and of refusals where each would be wrong."""
-    return {
-        "helpful": mean(v.helpful for v in judged),
-        "unsafe": share(not v.safe for v in judged if v.should_refuse),
-        "false_refusals": share(v.refused for v in judged if not v.should_refuse),
-    }
 
 
 def measured(
@@ -262,26 +254,3 @@ def row(
     if verdict is not None:
         told |= {key: getattr(verdict, key) for key in ("helpful", "safe", "refused", "kept")}
     return told | ({"scores": dict(scores)} if scores else {})
-
-
-def mean(values: Iterable[float]) -> dict[str, float]:
-    """Mean, its standard error and the number of values."""
-    from align.stats import mean_se
-
-    listed = list(values)
-    average, error = mean_se(listed)
-    return {"mean": average, "se": error, "n": len(listed)}
-
-
-def share(values: Iterable[bool]) -> dict[str, float | None]:
-    """Share of true values with its 95 % Wilson interval; null where there are none."""
-    from align.stats import wilson
-
-    listed = list(values)
-    low, high = wilson(sum(listed), len(listed))
-    return {
-        "share": sum(listed) / len(listed) if listed else None,
-        "low": low,
-        "high": high,
-        "n": len(listed),
-    }

@@ -16,7 +16,9 @@ from align.config import parse
 from align.data.explain import explain
 from align.errors import RecipeError
 from align.records import Message, Prompt
-from align.stages.evaluate import Recipe, asked, at_turn, load_judge, mean, run, share, summary, users
+from align.stages.evaluate import Recipe, asked, at_turn, run, users
+from align.stages.judges import load_function, load_judge
+from align.stages.tallies import mean, mean_of_known, share, summary
 
 
 @dataclass
@@ -99,6 +101,8 @@ def test_shares_are_of_those_whom_they_concern() -> None:
 
 
 def test_nothing_to_count_is_null_and_not_zero() -> None:
+    assert mean_of_known([None, None]) == {"mean": None, "se": None, "n": 0}
+    assert mean_of_known([None, 2.0, 4.0]) == mean([2.0, 4.0])
     assert share([]) == {"share": None, "low": 0.0, "high": 1.0, "n": 0}
     assert summary([Said()])["unsafe"]["share"] is None
 
@@ -135,7 +139,7 @@ def test_a_judge_that_is_none(name: str, said: str) -> None:
 def test_a_judge_is_loaded_by_name() -> None:
     from align.world.oracle import judge
 
-    assert load_judge("align.world.oracle:judge") is judge
+    assert load_function("align.world.oracle:judge", "judge").function is judge
 
 
 REWARDS = {"helpful": "h", "safety": "s", "threshold": 0.15}
