@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from align.config import config
-from align.errors import AlignError, RecipeError, RolloutError, nearest
+from align.errors import AlignError, DataError, RecipeError, RolloutError, nearest
 
 if TYPE_CHECKING:
     from align.records import Prompt
@@ -181,7 +181,7 @@ def load_scorers(judges: Mapping[str, JudgeConfig]) -> dict[str, Scorer]:
         if given.score is not None:
             found[name] = _by_function(load_function(given.score, f"judges.{name}.score"))
         elif given.reward is not None:
-            found[name] = _by_reward_model(Path(given.reward))
+            found[name] = _by_reward_model(Path(given.reward), f"judges.{name}.reward")
     return found
 
 
@@ -205,7 +205,7 @@ def _by_function(called: Called) -> Scorer:
     return score
 
 
-def _by_reward_model(folder: Path) -> Scorer:
+def _by_reward_model(folder: Path, key: str) -> Scorer:
     """Of text, so that its tokenizer may be another one; None for what no chat format can hold."""
     from align.data.template import sayable
     from align.records import Message
@@ -216,7 +216,10 @@ def _by_reward_model(folder: Path) -> Scorer:
     def score(prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float | None]:
         said = [place for place, answer in enumerate(answers) if sayable(answer)]
         dialogs = [(*prompts[place].messages, Message("assistant", answers[place])) for place in said]
-        known = dict(zip(said, model.score(dialogs), strict=True))
+        try:
+            known = dict(zip(said, model.score(dialogs), strict=True))
+        except DataError as error:  # a prompt and its answer that the model cannot read whole
+            raise DataError(f"{key}: {folder}: {error}") from error
         return [known.get(place) for place in range(len(answers))]
 
     return score

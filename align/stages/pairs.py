@@ -74,7 +74,7 @@ def scored_judges(row: Row) -> dict[str, Callable[[Row], float | None]]:
     """The judges of single answers that a row of answers tells of, and how each's score is read off a row."""
     found: dict[str, Callable[[Row], float | None]] = {}
     if "helpful" in row:
-        found["judge"] = lambda row: row["helpful"]  # type: ignore[no-any-return]
+        found["judge"] = lambda row: row["helpful"]
     for key, name in (("combined", "rewards"), ("helpful", "rewards/helpful"), ("safety", "rewards/safety")):
         if key in row.get("scores", {}):
             found[name] = lambda row, key=key: row["scores"][key]  # type: ignore[misc]

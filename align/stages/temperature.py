@@ -80,7 +80,7 @@ def run(recipe: Recipe, out: Path) -> None:
                     temperature=temperature, top_p=recipe.top_p, max_new_tokens=recipe.max_new_tokens
                 )
                 wanted = requests(encoded, samples=recipe.samples, seed=recipe.seed)
-                for rollout in generate(sampler, wanted, sampling, work / f"{number}-{temperature:g}.jsonl"):
+                for rollout in generate(sampler, wanted, sampling, work / f"{number}-{place}.jsonl"):
                     key, prompt = asked[rollout.prompt]
                     text = tokenizer.decode(rollout.tokens).strip()
                     said[key][temperature][prompt.id].append(text)

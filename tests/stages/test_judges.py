@@ -128,6 +128,10 @@ def test_a_reward_model_judges_what_the_format_can_hold(models: Path) -> None:
     assert [found[0], found[3]] == pytest.approx(wanted, abs=1e-6)
     with pytest.raises(ArtifactError):
         scorer(reward=str(models / "one/policy"))
+    with pytest.raises(
+        DataError, match=r"judges\.mine\.reward: .*helpful: dialogue 0: \d+ tokens, and the reward model"
+    ):
+        scorer(reward=str(models / "helpful"))([PROMPT], ["who says fox? " * 200])
 
 
 BASE = {

@@ -103,8 +103,8 @@ def test_the_table_and_the_page_show_them(made: Path) -> None:
 def test_a_killed_run_goes_on_to_the_same_bytes(made: Path, models: Path, prompts: Path, tmp_path: Path) -> None:
     work = tmp_path / "work" / "temperature"
     work.mkdir(parents=True)
-    whole = (made.parent / "work" / "temperature" / "0-1.jsonl").read_bytes()
-    (work / "0-1.jsonl").write_bytes(whole[: len(whole) // 2])
+    whole = (made.parent / "work" / "temperature" / "0-2.jsonl").read_bytes()
+    (work / "0-2.jsonl").write_bytes(whole[: len(whole) // 2])
     run(recipe(models, prompts), tmp_path / "temperature")
     for name in ("answers.jsonl", "self_bleu.json", "figures.json"):
         assert (tmp_path / "temperature" / name).read_bytes() == (made / name).read_bytes()
