@@ -70,3 +70,27 @@ def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "win_rates.json").write_text('{"pairs": 3}')
     with pytest.raises(ArtifactError, match=r"win_rates\.json: expected the win rates of an evaluation"):
         win_rates(tmp_path)
+
+
+def test_scores_of_named_judges_are_means_in_the_table_and_distributions_on_the_page(tmp_path: Path) -> None:
+    answers = [
+        {"policy": p, "prompt_id": f"p{i}", "question": "?", "answer": "x", "judges": {"brief": -i + k, "rm": None}}
+        for k, p in enumerate(("A", "B")) for i in range(3)
+    ]  # fmt: skip
+    policies = {
+        name: {key: judged(1)[key] for key in ("kl", "tokens")}
+        | {"judges": {"brief": {"mean": mean, "se": 0.5, "n": 3}, "rm": {"mean": None, "se": None, "n": 0}}}
+        for name, mean in (("A", -1.0), ("B", 0.0))
+    }
+    made(tmp_path / "run", "exam", "evaluate", {"policies": policies}, rows={"answers.jsonl": answers})
+    assert cells(summary(tmp_path / "run"))[:2] == [
+        ["policy", "brief", "rm", "tokens", "KL, nats an answer"], ["A", "-1.000 ± 0.500", "–", "20.3", "3.46 ± 0.10"],
+    ]  # fmt: skip
+    page = write_report(tmp_path / "run").read_text()
+    moved = json.loads(
+        re.findall(r'id="figure-exam-judge-brief-shift".*?<script[^>]*>(.*?)</script>', page, re.DOTALL)[0]
+    )
+    assert {row[0]: row[2] for row in moved["rows"]} == {"A": -1.0, "B": 0.0}
+    means = json.loads(re.findall(r'id="figure-exam-judge-brief".*?<script[^>]*>(.*?)</script>', page, re.DOTALL)[0])
+    assert [row[1:3] for row in means["rows"]] == [["A", -1.0], ["B", 0.0]]
+    assert "exam-judge-rm" not in page, "nothing is known of it"

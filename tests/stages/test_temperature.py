@@ -19,11 +19,11 @@ from align.report.summary import summary
 from align.stages.temperature import Recipe, run
 
 
-def recipe(models: Path, prompts: Path, **changes: Any) -> Recipe:
+def recipe(models: Path, source: Path, **changes: Any) -> Recipe:
     values = {
         "stage": "temperature", "policies": {"A": str(models / "one/policy"), "B": str(models / "two/policy")},
-        "prompts": {"factual": {"path": str(prompts), "sources": ["fact"], "take": 2},
-                    "creative": {"path": str(prompts)}},
+        "prompts": {"factual": {"path": str(source), "sources": ["fact"], "take": 2},
+                    "creative": {"path": str(source)}},
         "temperatures": [1.0, 0.01, 0.5], "samples": 3, "max_new_tokens": 6,
     }  # fmt: skip
     return parse(Recipe, values | changes, "t.yaml")
@@ -89,6 +89,7 @@ def test_the_table_and_the_page_show_them(made: Path) -> None:
     assert len(table.rows) == 4
     assert "Self-BLEU of 3 answers a prompt" in summary(made.parent)
     page = write_report(made).read_text()
+    assert '<section id="diversity">' in page
     for name in ("factual", "creative"):
         data = json.loads(
             page.split(f'id="figure-temperature-self-bleu-{name}"')[1]
