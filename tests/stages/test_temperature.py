@@ -90,6 +90,7 @@ def test_the_table_and_the_page_show_them(made: Path) -> None:
     assert "Self-BLEU of 3 answers a prompt" in summary(made.parent)
     page = write_report(made).read_text()
     assert '<section id="diversity">' in page
+    assert 'id="curves"' not in page, "nothing is trained here"
     for name in ("factual", "creative"):
         data = json.loads(
             page.split(f'id="figure-temperature-self-bleu-{name}"')[1]
