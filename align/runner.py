@@ -41,6 +41,7 @@ STAGES: dict[str, str] = {
     "evaluate": "align.stages.evaluate",
     "exam": "align.stages.exam",
     "attention": "align.stages.attention",
+    "temperature": "align.stages.temperature",
 }
 RECORD = "recipe.json"  # in a stage's work folder: what the unfinished work there belongs to
 USAGE = "usage.json"  # beside it: what the work has taken so far, for the report

@@ -69,6 +69,7 @@ USES: dict[str, dict[str, Kind]] = {
         "humaneval.path": "foreign",
     },
     "attention": {"policies.*": "model", "dialogues": "conversations"},
+    "temperature": {"policies.*": "model", "prompts.*.path": "prompts"},
 }
 
 

@@ -47,6 +47,8 @@ def _start(task: Task) -> str | None:
         return str(recipe.policies[-1]) if recipe.policies else None
     if task.stage == "evaluate":
         return str(recipe.reference)
+    if task.stage == "temperature":
+        return str(next(iter(recipe.policies.values())))
     return getattr(recipe, "policy", None)
 
 
@@ -133,4 +135,5 @@ _PARTS: dict[str, Callable[[Any, LlamaConfig, Size], dict[str, Memory]]] = {
     "rejection": _sampled,
     "ghost": _sampled,
     "evaluate": _sampled,
+    "temperature": _sampled,
 }

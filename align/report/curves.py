@@ -47,7 +47,7 @@ FAMILIES = (
 )
 TITLES = {"pretrain": "Pre-training", "sft": "Fine-tuning", "reward": "Reward models", "ppo": "PPO"}
 ORDER = ("ppo", "sft", "reward", "pretrain")  # what a reader asks for first
-HELD = ("evaluate", "exam")  # log one row a policy: not a curve
+HELD = ("evaluate", "exam", "temperature")  # log one row a policy: not a curve
 
 
 def curves(run: Run) -> Iterator[tuple[str, list[Figure]]]:

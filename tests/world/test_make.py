@@ -25,6 +25,7 @@ READERS: dict[str, tuple[Callable[[Path], Iterable[Any]], int]] = {
     "sft": (schema.read_dialogs, 600),
     "prompts": (schema.read_prompts, 280),
     "prompts_test": (schema.read_prompts, 260),
+    "prompts_open": (schema.read_prompts, 10),
     "ghost_prompts": (schema.read_prompts, 50),
     "ghost_test": (schema.read_prompts, 30),
     "constraints": (schema.read_constraints, 67),
@@ -62,7 +63,8 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_other_ones(tiny: Recipe, f
     run(dataclasses.replace(tiny, seed=4), tmp_path / "other")
     other = read_manifest(tmp_path / "other")
     same = {name for name in first.files if first.files[name] == other.files[name]}
-    assert same == {"constraints.jsonl", "constraints_test.jsonl"}  # these are of the language, not of the seed
+    # these are of the language, not of the seed
+    assert same == {"constraints.jsonl", "constraints_test.jsonl", "prompts_open.jsonl"}
 
 
 def test_files_do_not_depend_on_each_others_sizes(tiny: Recipe, folder: Path, tmp_path: Path) -> None:
