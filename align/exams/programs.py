@@ -181,10 +181,10 @@ def network() -> Network:
 def _spaces() -> tuple[str, ...]:
     """The command that gives a process spaces of its own, or nothing where the system does not allow it."""
     command = shutil.which("unshare")
-    for rights in ((), ("--user", "--map-current-user")):
-        if command and (rights or os.geteuid() == 0):
-            prefix = (command, *rights, *SPACES)
-            tried = subprocess.run([*prefix, "true"], capture_output=True, check=False, timeout=30)
-            if tried.returncode == 0:
-                return prefix
-    return ()
+    if command is None:
+        return ()
+    # root goes without a space of users: in it there would be no "nobody" to become
+    rights = () if os.geteuid() == 0 else ("--user", "--map-current-user")
+    prefix = (command, *rights, *SPACES)
+    tried = subprocess.run([*prefix, "true"], capture_output=True, check=False, timeout=30)
+    return prefix if tried.returncode == 0 else ()
