@@ -31,11 +31,14 @@ fix: $(READY) ## let ruff mend what it can
 	@$(BIN)/ruff check --no-cache --fix .
 	@$(BIN)/ruff format --no-cache .
 
-test: $(READY) ## the tests, slow ones left out
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+# Two processes with a thread each, a file's tests in one of them; ARGS="-n 0" is one process, ARGS="-k word" some tests.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test: $(READY) ## the tests, slow ones left out (ARGS="-k word", ARGS="tests/losses")
+	@$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: $(READY) ## every test
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 bench: $(READY) ## every benchmark
 	@for b in benchmarks/bench_*.py; do $(BIN)/python $$b || exit 1; done
