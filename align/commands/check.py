@@ -15,7 +15,9 @@ from align.runner import Task, load_task
 from align.values import leaves, load
 
 # "rounds" are folders of rejection; "foreign" is a file in someone else's format, which only the stage itself can read
-Kind = Literal["model", "text", "dialogs", "compared", "prompts", "constraints", "rollouts", "rounds", "foreign"]
+Kind = Literal[
+    "model", "text", "dialogs", "compared", "prompts", "constraints", "preprompts", "rollouts", "rounds", "foreign"
+]
 
 # what a stage's recipe names, by dotted key; `*` stands for any item
 USES: dict[str, dict[str, Kind]] = {
@@ -39,6 +41,7 @@ USES: dict[str, dict[str, Kind]] = {
         "prompts": "prompts",
     },
     "ghost": {"policy": "model", "prompts": "prompts", "constraints": "constraints"},
+    "distill": {"policy": "model", "safety": "model", "prompts": "prompts", "preprompts": "preprompts"},
     "ppo": {
         "policy": "model",
         "helpful": "model",
@@ -130,6 +133,7 @@ def _data(path: str, kind: Kind, skip_bad: bool) -> str:
         "compared": compared.read_records,
         "prompts": schema.read_prompts,
         "constraints": schema.read_constraints,
+        "preprompts": schema.read_preprompts,
         "rollouts": schema.read_rollouts,
     }
     if path.startswith("hf:"):

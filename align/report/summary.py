@@ -32,11 +32,16 @@ def tables_of(manifests: Mapping[Path, Manifest]) -> list[Table]:
     Args:
         manifests: by folder.
     """
-    from align.report.judged import judged  # which takes its cells from here
+    from align.report.along import along  # these take their cells from here
+    from align.report.judged import judged
+    from align.report.refusals import distilled, refusals
 
     evaluations = {f: m for f, m in manifests.items() if m.stage == "evaluate" and m.metrics.get("policies")}
     found: list[Table | None] = [policies(manifest) for manifest in evaluations.values()]
     found += [helpful_by_source(folder) for folder in evaluations]
+    found += [refusals(folder) for folder in evaluations]
+    found += [table for folder, manifest in evaluations.items() for table in along(folder, manifest)[0]]
+    found += [distilled(folder.name, m.metrics) for folder, m in manifests.items() if m.stage == "distill"]
     found += [obedience(manifest) for manifest in evaluations.values() if manifest.recipe.get("dialogues")]
     rewards = {folder.name: manifest for folder, manifest in manifests.items() if manifest.stage == "reward"}
     if rewards:

@@ -11,7 +11,7 @@ import pydantic
 
 from align.config import config, to_plain
 from align.data.fit import Overlong
-from align.errors import RecipeError
+from align.errors import RecipeError, nearest
 from align.rollout.backend import SamplingConfig
 
 if TYPE_CHECKING:
@@ -72,11 +72,14 @@ class Recipe:
     dialogues: DialogueConfig | None = None
     sampling: SamplingConfig
     slots: Count = 128
+    along: dict[str, dict[str, float]] = pydantic.Field(default_factory=dict)  # axis -> policy -> place: figures
 
     def __post_init__(self) -> None:
         """Refuse an evaluation that nobody judges."""
         if self.judge is None and (self.rewards is None or self.dialogues is not None):
             raise ValueError("judge: must be given for dialogues, and where there are no rewards")
+        for name in (name for places in self.along.values() for name in places if name not in self.policies):
+            raise ValueError(f"along: found {name!r}, expected a name of policies{nearest(name, self.policies)}")
 
 
 def load_judge(name: str) -> Judge:
@@ -270,7 +273,7 @@ def row(
     """One answer and what the judge and the reward models (``scores``, logits) say of it, for reading."""
     told = {"policy": name, "prompt_id": prompt.id, "question": prompt.messages[-1].content, "answer": text}
     if verdict is not None:
-        told |= {key: getattr(verdict, key) for key in ("helpful", "safe", "refused", "kept")}
+        told |= {key: getattr(verdict, key) for key in ("helpful", "safe", "refused", "should_refuse", "kept")}
     return told | ({"scores": dict(scores)} if scores else {})
 
 
