@@ -25,7 +25,7 @@ FILL: dict[str, Any] = {
     "constraints": "c.jsonl", "policies": ["a"], "data": [{"path": "d.jsonl"}],
     "data.main": ["m.jsonl"], "data.other": ["o.jsonl"], "held_out": {"set": "t.jsonl"}, "text.paths": ["t.txt"],
     "rewards.helpful": "h", "rewards.safety": "s", "rewards": {"helpful": "h", "safety": "s", "threshold": 0.15},
-    "rollouts": ["r.jsonl"],
+    "rollouts": ["r.jsonl"], "preprompts": "q.jsonl",
     "jobs": [{"format": "hh", "path": "a.jsonl", "to": "preferences", "out": "a"}],
 }  # fmt: skip
 

@@ -98,13 +98,22 @@ class Distillation:
 
         self.recipe, self.work = recipe, work
         policy, safety = Path(recipe.policy), Path(recipe.safety)
+        for folder in (policy, safety):
+            if not (folder / "tokenizer.model").is_file():
+                raise ArtifactError(f"{folder}: found no tokenizer.model, expected a model's folder")
         if sha256_file(policy / "tokenizer.model") != sha256_file(safety / "tokenizer.model"):
             raise ArtifactError(f"{safety}: found another tokenizer than that of {policy}, expected the same")
         self.tokenizer: Tokenizer = Tokenizer(policy / "tokenizer.model")
         context = min(read_config(folder).max_seq_len for folder in (policy, safety))
         self.asked: list[tuple[Prompt, Preprompt, Messages]] = []  # the messages: with the preprompt
         self.counts: dict[str, int] = {}
-        self._read(context - recipe.sampling.max_new_tokens)
+        room = context - recipe.sampling.max_new_tokens
+        if room < 1:
+            raise DataError(
+                f"sampling.max_new_tokens: found {recipe.sampling.max_new_tokens}, expected less than the models' "
+                f"context, {context}"
+            )
+        self._read(room)
 
     def _read(self, room: int) -> None:
         from dataclasses import replace
@@ -119,7 +128,9 @@ class Distillation:
         mine = adversarial(everyone, recipe.sources, recipe.prompts)
         taken = mine[recipe.skip :][: recipe.take]
         if not taken:
-            raise DataError(f"{recipe.prompts}: skip: found {len(mine)} adversarial prompts, expected more than skip")
+            raise DataError(
+                f"{recipe.prompts}: skip: found {len(mine)} adversarial prompts, expected more than {recipe.skip}"
+            )
         preprompts = choose(taken, list(read_preprompts(recipe.preprompts)), recipe.by, recipe.seed, recipe.preprompts)
         cut = 0
         for prompt, preprompt in zip(taken, preprompts, strict=True):

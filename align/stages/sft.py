@@ -75,7 +75,8 @@ def run(recipe: Recipe, out: Path) -> None:
             tokenizer, dialogs, train=source.train, max_len=recipe.batch.length, overlong=recipe.overlong
         )
         rows += encoded.rows
-        counts[Path(source.path).name] = encoded.counts
+        name, again = Path(source.path).name, sum(other.path == source.path for other in recipe.data[: len(counts)])
+        counts[f"{name} ({again + 1})" if again else name] = encoded.counts
 
     batches = packed_batches(rows, recipe.batch, seed=recipe.seed, rank=dist.rank(), world=dist.world_size())
     model = adapted(load_policy(start), recipe.lora, recipe.seed)
@@ -87,7 +88,8 @@ def run(recipe: Recipe, out: Path) -> None:
     export(
         engine, "policy", read_config(start), tokenizer.path, out,
         stage="sft", recipe=to_plain(recipe), seed=recipe.seed,
-        parents=[start], inputs=[Path(source.path) for source in recipe.data], metrics=metrics | {"rows": counts},
+        parents=[start], inputs=[Path(path) for path in dict.fromkeys(source.path for source in recipe.data)],
+        metrics=metrics | {"rows": counts},
         lora=recipe.lora,
     )  # fmt: skip
 
