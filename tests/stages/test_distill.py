@@ -143,7 +143,7 @@ def test_sources_and_a_part_of_the_prompts(models: Path, asked: Path) -> None:
         ({"sources": ["of/2"]}, DataError, r"asked\.jsonl: sources: found no safety prompt of 'of/2'.*did you mean"),
         ({"skip": 99}, DataError, r"asked\.jsonl: skip: found 18 adversarial prompts, expected more than 99"),
         ({"prompts": "none.jsonl"}, DataError, r"none\.jsonl: no such file"),
-        ({"sampling": {"max_new_tokens": 250}}, DataError, r"p0 with its preprompt: found \d+ tokens, expected at most 6"),
+        ({"sampling": {"max_new_tokens": 250}}, DataError, r"p0 with its preprompt: found \d+ tokens, expected"),
         ({"sampling": {"max_new_tokens": 300}}, DataError, r"sampling\.max_new_tokens: found 300, expected less than"),
         ({"sampling": {"max_new_tokens": 1}}, RunError, r"of 18 prompts' distilled answers none is kept: \d+ did not"),
         ({"safety": "no/such"}, ArtifactError, "no/such: "),
