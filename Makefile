@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline check fix test test-all bench bench-rollout bench-train clean
+.PHONY: help setup pipeline check fix test test-all bench bench-ppo bench-rollout bench-train clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ test-all: $(READY) ## every test
 
 bench: $(READY) ## every benchmark
 	@for b in benchmarks/bench_*.py; do $(BIN)/python $$b || exit 1; done
+
+bench-ppo: $(READY) ## an iteration of PPO beside TRL's last PPO; DeepSpeed's share (ARGS="--runs 1 --only small")
+	@$(BIN)/python benchmarks/bench_ppo.py $(ARGS)
 
 bench-rollout: $(READY) ## sampling beside transformers' generate, two actors beside one (ARGS="--runs 1")
 	@$(BIN)/python benchmarks/bench_rollout.py $(ARGS)

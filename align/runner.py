@@ -39,6 +39,7 @@ STAGES: dict[str, str] = {
     "distill": "align.stages.distill",
     "ppo": "align.stages.ppo",
     "evaluate": "align.stages.evaluate",
+    "exam": "align.stages.exam",
 }
 RECORD = "recipe.json"  # in a stage's work folder: what the unfinished work there belongs to
 USAGE = "usage.json"  # beside it: what the work has taken so far, for the report

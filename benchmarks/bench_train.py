@@ -27,15 +27,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import align  # noqa: F401  # before torch: it sets how OpenMP's threads wait
 
 # isort: split
 import torch
-from measure import Ratio, arithmetic_limit, conclude, in_a_process, in_turn, median, peak_memory
+from measure import Ratio, arithmetic_limit, conclude, in_a_process, in_turn, median, peak_memory, tokenizer_of
 from training_cases import CASES, LENGTH, Case, lengths, pairs_of, row, work_of
 
 from align.model.llama import Llama, init_weights
@@ -73,9 +73,9 @@ def ours(case: Case, task: str, policy: Path) -> dict[str, Any]:
         ]
         sizes = BatchConfig(rows=len(drawn), micro_rows=8, length=LENGTH)
         batches = pair_batches(drawn, sizes, seed=0, rank=0, world=1)
-        module, counts = scorer(policy), lambda batch: reward._counts(batch, "pairs")
-        plain = SimpleNamespace(mean_over="pairs", safety_weight=0.0)
-        terms = lambda engine, batch: reward._terms(engine, batch, plain)  # type: ignore[arg-type]  # noqa: E731
+        module = scorer(policy)
+        counts = partial(reward.counts, mean_over="pairs")
+        terms = partial(reward.terms, mean_over="pairs", safety_weight=0.0)
     engine = wrap(module, optim, zero, 10**6)
     losses, ends = [], []
     for _ in range(case.updates + 1):
@@ -111,7 +111,7 @@ def theirs(case: Case, task: str, policy: Path, setting: dict[str, Any]) -> dict
         dtype=torch.bfloat16 if setting["dtype"] == "bf16" else torch.float32,
         attn_implementation=setting["attention"],
     )
-    tokenizer = tokenizer_of(case)
+    tokenizer = tokenizer_of(case.config.vocab_size)
     model.config.pad_token_id = tokenizer.pad_token_id
     with tempfile.TemporaryDirectory() as folder:
         common: dict[str, Any] = {
@@ -152,18 +152,6 @@ def theirs(case: Case, task: str, policy: Path, setting: dict[str, Any]) -> dict
 def dealt(count: int, rows: int) -> dict[str, int]:
     """An update of all rows, so many a forward pass; the last pass may hold fewer."""
     return {"per_device_train_batch_size": rows, "gradient_accumulation_steps": math.ceil(count / rows)}
-
-
-def tokenizer_of(case: Case) -> Any:
-    """Only its special tokens are looked at: the documents are token ids already."""
-    import tokenizers
-    import transformers
-
-    words = {f"t{i}": i for i in range(case.config.vocab_size)}
-    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="t0"))
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=inner, unk_token="t0", bos_token="t1", eos_token="t2", pad_token="t0"
-    )
 
 
 def report(case: Case, task: str, losses: list[float], ends: list[float]) -> dict[str, Any]:

@@ -59,6 +59,15 @@ USES: dict[str, dict[str, Kind]] = {
         "prompts": "prompts",
         "dialogues.prompts": "prompts",
     },
+    "exam": {
+        "policies.*": "model",
+        "truthfulqa.path": "foreign",
+        "winogender.path": "foreign",
+        "winogender.occupations": "foreign",
+        "gsm8k.path": "foreign",
+        "gsm8k.shots.path": "foreign",
+        "humaneval.path": "foreign",
+    },
 }
 
 

@@ -62,19 +62,19 @@ def _fit(head: bool) -> Callable[[Any, LlamaConfig, Size], dict[str, Memory]]:
 
 
 def _ppo(recipe: Any, model: LlamaConfig, size: Size) -> dict[str, Memory]:
-    length = min(model.max_seq_len, recipe.micro_tokens)
+    dtype, length = _dtype(recipe), min(model.max_seq_len, recipe.micro_tokens)
     rows = max(1, recipe.micro_tokens // length)
     judges = {name: size(folder) or model for name, folder in _judges(recipe).items()}
     critic = judges.get(recipe.critic, model)
     if recipe.critic_lora:  # the reward model is the base of the critic's adapters
         judges.pop(recipe.critic, None)
-    frozen = {} if recipe.lora else {"reference": scoring(model, dtype=recipe.zero.dtype, head=True)}
+    frozen = {} if recipe.lora else {"reference": scoring(model, dtype=dtype, head=True)}
     return {
         "policy": _trained(recipe, model, rows, length, True, recipe.lora, whole_logits=True),
         "critic": _trained(recipe, critic, rows, length, False, recipe.critic_lora),
         **frozen,
-        **{name: scoring(judge, dtype=recipe.zero.dtype, head=False) for name, judge in judges.items()},
-        "sampler": sampling(model, dtype=recipe.zero.dtype, slots=recipe.slots, length=model.max_seq_len),
+        **{name: scoring(judge, dtype=dtype, head=False) for name, judge in judges.items()},
+        "sampler": sampling(model, dtype=dtype, slots=recipe.slots, length=model.max_seq_len),
     }
 
 
@@ -102,7 +102,7 @@ def _trained(
     return training(
         model,
         stage=zero.stage,
-        dtype=zero.dtype,
+        dtype=_dtype(recipe),
         rows=rows,
         length=length,
         processes=recipe.launch.processes,
@@ -113,6 +113,12 @@ def _trained(
         checkpointing=zero.checkpointing,
         whole_logits=whole_logits,
     )
+
+
+def _dtype(recipe: Any) -> Dtype:
+    """Of weights and activations; the larger of the two where the machine is to choose."""
+    dtype: Dtype = "fp32" if recipe.zero.dtype == "auto" else recipe.zero.dtype
+    return dtype
 
 
 def _judges(recipe: Any) -> dict[str, str]:

@@ -22,7 +22,7 @@ class SFTRows:
     """Rows to train on and what became of the dialogues."""
 
     rows: list[Row]
-    counts: dict[str, int]  # dialogs, rows, cut, skipped, tokens, counted (tokens in the loss)
+    counts: dict[str, int]  # dialogs, rows, joined, cut, skipped, tokens, counted (tokens in the loss)
 
 
 def sft_rows(
@@ -33,7 +33,7 @@ def sft_rows(
     max_len: int,
     overlong: Overlong = "error",
 ) -> SFTRows:
-    """Encode dialogues, every different turn once.
+    """Encode dialogues, every different turn once; beginnings of a dialogue are one row (:func:`joined`).
 
     Args:
         tokenizer: of the model.
@@ -66,15 +66,42 @@ def sft_rows(
             continue
         cut += kept is not dialog.messages
         rows.append(assemble(tokenizer, kept, encoded, train))
+    alone, rows = len(rows), joined(rows)
     counts = {
         "dialogs": len(dialogs),
         "rows": len(rows),
+        "joined": alone - len(rows),
         "cut": cut,
         "skipped": skipped,
         "tokens": sum(len(row.tokens) for row in rows),
         "counted": sum(int(row.mask.sum()) for row in rows),
     }
     return SFTRows(rows, counts)
+
+
+def joined(rows: Sequence[Row]) -> list[Row]:
+    """Each row that another one begins with, as counted tokens of that one; in the order of what is left.
+
+    A causal model computes the same for a beginning alone and within the longer row, so the loss is the same sum over
+    the same tokens for a part of the work: beginnings of a dialogue of which the last answer is trained each (Ghost
+    Attention) are one row. Rows that count a token twice between them stay apart.
+    """
+    keys = [row.tokens.astype(">i4").tobytes() for row in rows]
+    kept: dict[int, Row] = {}
+    longer = None  # the row left that begins like the one before it in this order, if any does
+    for index in sorted(range(len(rows)), key=keys.__getitem__, reverse=True):
+        row, size = rows[index], len(rows[index].tokens)
+        if (
+            longer is not None
+            and keys[longer].startswith(keys[index])
+            and not (kept[longer].mask[:size] & row.mask).any()
+        ):
+            mask = kept[longer].mask.copy()
+            mask[:size] |= row.mask
+            kept[longer] = Row(kept[longer].tokens, mask)
+        else:
+            kept[index], longer = row, index
+    return [kept[index] for index in sorted(kept)]
 
 
 def share_of(dialogs: Sequence[Dialog], share: float) -> list[Dialog]:

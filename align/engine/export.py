@@ -41,7 +41,7 @@ def export(
         seed: of the stage.
         parents: artifacts it was made from.
         inputs: files it was made from.
-        metrics: what the stage measured.
+        metrics: what the stage measured; the manifest tells beside it what the steps ran in (``dtype``).
         lora: the adapters that were trained; they are merged into the first parent's weights.
         into: folder within the artifact where the model goes; the artifact's own place where empty.
         beside: folders whose files go into the artifact too, by the name of their folder there.
@@ -49,11 +49,12 @@ def export(
     import shutil
 
     from align.artifacts import building, publish, work_dir
-    from align.engine import dist
+    from align.engine import dist, phase
     from align.engine.zero_state import gathered
     from align.model.lora import merged
     from align.model.weights import read_weight, save_policy, save_scorer
 
+    phase.enter("publishing the artifact")
     # elsewhere than on the main rank the iterator only takes part in the gathering
     tensors = gathered(engine)
     if not dist.is_main():
@@ -74,7 +75,7 @@ def export(
                 shutil.copyfile(work / name, folder / name)
         publish(
             folder, out, stage=stage, name=out.name, recipe=recipe, seed=seed,
-            parents=parents, inputs=inputs, metrics=dict(metrics),
+            parents=parents, inputs=inputs, metrics={"dtype": engine.dtype, **metrics},
         )  # fmt: skip
     shutil.rmtree(work / "checkpoints", ignore_errors=True)
     dist.barrier()

@@ -6,11 +6,13 @@ One call trains the same at every ZeRO stage; what differs is where things lie. 
 * ``bf16``: weights and activations in bf16; gradients are summed, and AdamW runs, in fp32 on fp32 master weights,
   so that an update far below bf16's resolution is not lost. DeepSpeed sums in fp32 from stage 1 on, so stage 0 in
   bf16 runs its stage 1: the same numbers, the optimizer's state split over the processes.
+* ``auto``: bf16 where the device has it, else fp32 (precision.py).
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import io
 import math
@@ -30,13 +32,15 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from align.engine.precision import Trained
+
 
 @config
 class ZeroConfig:
     """Where a step's numbers lie and in which precision."""
 
     stage: Literal[0, 1, 2, 3]  # split over the processes: 0 nothing, 1 optimizer, 2 and gradients, 3 and weights
-    dtype: Literal["fp32", "bf16"]
+    dtype: Literal["auto", "fp32", "bf16"]  # auto: bf16 where the device multiplies it, else fp32
     offload_optimizer: bool = False  # to the host's memory
     offload_params: bool = False
     checkpointing: Checkpointing = "none"  # what the backward computes again: nothing, all that is cheap, everything
@@ -55,6 +59,7 @@ class Engine:
         module: the wrapped module. At stage 3 its parameters are empty outside a forward; read weights by
             :func:`align.engine.zero_state.gathered`.
         optim: its settings.
+        zero: where its numbers lie; ``auto`` is settled.
         total_steps: length of the run, for the schedule.
         steps: updates done so far.
         lr: learning rate of the last update.
@@ -65,10 +70,12 @@ class Engine:
     def __init__(self, module: nn.Module, optim: OptimConfig, zero: ZeroConfig, total_steps: int) -> None:
         import torch
 
+        from align.engine.precision import settled
         from align.engine.zero_state import set_master
         from align.model.checkpointing import set_checkpointing
 
         dist.setup()
+        zero = dataclasses.replace(zero, dtype=settled(zero.dtype))
         if not set_checkpointing(module, zero.checkpointing) and zero.checkpointing != "none":
             raise TrainingError(f"checkpointing: {zero.checkpointing}: {type(module).__name__} has no layers for it")
         deepspeed = _deepspeed()
@@ -107,6 +114,12 @@ class Engine:
         for name, parameter in module.named_parameters():
             if name in unrounded:
                 set_master(parameter, unrounded.pop(name))
+
+    @property
+    def dtype(self) -> Trained:
+        """What a step runs in."""
+        assert self.zero.dtype != "auto", "settled when the engine was made"
+        return self.zero.dtype
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's forward. Without gradients under ``torch.no_grad()``, at every stage."""

@@ -139,6 +139,28 @@ void swiglu_backward(const T *gate, const T *up, const T *upstream, T *dgate, T 
 // Which token of the flat tensor stands at (b, t) of a group of documents: -1 for padding. No index: whole rows.
 inline int64_t flat(const int64_t *index, int64_t place) { return index ? index[place] : place; }
 
+// A head's pairs (i, i + half), turned by an angle each and scaled: the product rounded as PyTorch's rotation is.
+template <typename T>
+inline void turned(const T *from, T *to, const float *c, const float *s, int64_t half, float factor) {
+#pragma omp simd
+  for (int64_t i = 0; i < half; ++i) {
+    float a = load(from[i]), z = load(from[i + half]);
+    store(to[i], rounded<T>(a * c[i] - z * s[i]) * factor);
+    store(to[i + half], rounded<T>(z * c[i] + a * s[i]) * factor);
+  }
+}
+
+// Its gradient: scaled and turned by the opposite angle.
+template <typename T>
+inline void turned_back(const T *from, T *to, const float *c, const float *s, int64_t half, float factor) {
+#pragma omp simd
+  for (int64_t i = 0; i < half; ++i) {
+    float a = load(from[i]) * factor, z = load(from[i + half]) * factor;
+    store(to[i], a * c[i] + z * s[i]);
+    store(to[i + half], z * c[i] - a * s[i]);
+  }
+}
+
 // [N, heads, E] -> [B, heads, T, E]: each document's tokens side by side, 0 where there is none. With a table
 // [positions, E/2], each head's pairs (i, i + E/2) are turned by their position's angle and scaled.
 template <typename T>
@@ -157,17 +179,10 @@ void heads_apart(const T *x, T *out, const int64_t *index, const int64_t *positi
           continue;
         }
         const T *from = x + (token * heads + h) * width;
-        if (!cos) {
+        if (cos)
+          turned(from, to, cos + turn, sin + turn, half, factor);
+        else
           std::memcpy(to, from, size_t(width) * sizeof(T));
-          continue;
-        }
-        const float *c = cos + turn, *s = sin + turn;
-#pragma omp simd
-        for (int64_t i = 0; i < half; ++i) {
-          float a = load(from[i]), z = load(from[i + half]);
-          store(to[i], rounded<T>(a * c[i] - z * s[i]) * factor);
-          store(to[i + half], rounded<T>(z * c[i] + a * s[i]) * factor);
-        }
       }
     }
 }
@@ -187,17 +202,10 @@ void heads_together(const T *x, T *out, const int64_t *index, const int64_t *pos
       for (int64_t h = 0; h < heads; ++h) {
         const T *from = x + ((b * heads + h) * tokens + t) * width;
         T *to = out + (token * heads + h) * width;
-        if (!cos) {
+        if (cos)
+          turned_back(from, to, cos + turn, sin + turn, half, factor);
+        else
           std::memcpy(to, from, size_t(width) * sizeof(T));
-          continue;
-        }
-        const float *c = cos + turn, *s = sin + turn;
-#pragma omp simd
-        for (int64_t i = 0; i < half; ++i) {
-          float a = load(from[i]) * factor, z = load(from[i + half]) * factor;
-          store(to[i], a * c[i] + z * s[i]);
-          store(to[i + half], z * c[i] - a * s[i]);
-        }
       }
     }
 }

@@ -14,7 +14,10 @@ from align.report.figure import Figure, colors_of
 from align.report.gather import Part, Run, value
 from align.report.tables import Table
 
-STAGES = ("world", "people", "convert", "pretrain", "sft", "reward", "rejection", "ghost", "distill", "ppo", "evaluate")
+STAGES = (
+    "world", "people", "convert", "pretrain", "sft", "reward", "rejection", "ghost", "distill", "ppo", "evaluate",
+    "exam",
+)  # fmt: skip
 RATES = ("counted_per_second", "tokens_per_second")  # the first of them that a stage logs
 
 
@@ -44,7 +47,7 @@ class Spent:
 def stage_colors() -> Mapping[str, int]:
     """One colour a kind of stage, the same all over the page."""
     return {"world": 7, "people": 7, "convert": 7, "pretrain": 6, "sft": 0, "reward": 4, "rejection": 2, "ghost": 5,
-            "distill": 5, "ppo": 3, "evaluate": 1}  # fmt: skip
+            "distill": 5, "ppo": 3, "evaluate": 1, "exam": 1}  # fmt: skip
 
 
 def seconds_of(part: Part) -> float:

@@ -7,7 +7,7 @@ import io
 import re
 import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from align.report.charts import COLORS, Series
 from align.report.markup import EMPTY, Markup, element, embedded_json, text
@@ -88,3 +88,8 @@ def legend_of(series: Iterable[Series]) -> list[tuple[str, int]]:
 def colors_of(names: Iterable[str]) -> Mapping[str, int]:
     """A colour for each name, in their order."""
     return {name: index % COLORS for index, name in enumerate(dict.fromkeys(names))}
+
+
+def without_intervals(series: Series) -> Series:
+    """The same values, where intervals of many series would hide each other."""
+    return replace(series, low=(), high=())

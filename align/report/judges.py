@@ -11,7 +11,7 @@ from align.artifacts import Manifest
 from align.errors import ArtifactError
 from align.records import RATINGS
 from align.report.charts import Bar, Series, bars, groups, lines
-from align.report.figure import Figure, colors_of, legend_of, long_rows
+from align.report.figure import Figure, colors_of, legend_of, long_rows, without_intervals
 from align.report.gather import Part, Run, value
 
 HELD = "held_out/"
@@ -133,7 +133,7 @@ def _against_n(key: str, title: str, given: Sequence[tuple[str, Any]], *, median
         title=title,
         caption=f"Expected score over the prompts{said}{'; 95 % intervals shaded' if banded else ''}.",
         drawing=lines(
-            series if banded else [_plain(s) for s in series], f"{title}: {told}", "N, samples a prompt",
+            series if banded else [without_intervals(s) for s in series], f"{title}: {told}", "N, samples a prompt",
             "combined score, logits",
             places=sorted(ends) if len(ends) <= 8 else None,
         ),
@@ -141,10 +141,6 @@ def _against_n(key: str, title: str, given: Sequence[tuple[str, Any]], *, median
         columns=("series", "N", "score", "low", "high"),
         rows=long_rows(series),
     )  # fmt: skip
-
-
-def _plain(s: Series) -> Series:
-    return Series(name=s.name, x=s.x, y=s.y, color=s.color, kind=s.kind)
 
 
 def _temperature(part: Part, found: Mapping[str, Any]) -> Figure:

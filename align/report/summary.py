@@ -33,6 +33,7 @@ def tables_of(manifests: Mapping[Path, Manifest]) -> list[Table]:
         manifests: by folder.
     """
     from align.report.along import along  # these take their cells from here
+    from align.report.exams import exam_tables
     from align.report.judged import judged
     from align.report.refusals import distilled, refusals
 
@@ -43,6 +44,7 @@ def tables_of(manifests: Mapping[Path, Manifest]) -> list[Table]:
     found += [table for folder, manifest in evaluations.items() for table in along(folder, manifest)[0]]
     found += [distilled(folder.name, m.metrics) for folder, m in manifests.items() if m.stage == "distill"]
     found += [obedience(manifest) for manifest in evaluations.values() if manifest.recipe.get("dialogues")]
+    found += [table for m in manifests.values() if m.stage == "exam" for table in exam_tables(m)]
     rewards = {folder.name: manifest for folder, manifest in manifests.items() if manifest.stage == "reward"}
     if rewards:
         folders = [folder for folder, manifest in manifests.items() if manifest.stage == "reward"]

@@ -11,7 +11,7 @@ from typing import Any
 from align.artifacts import Manifest
 from align.report.across import gain
 from align.report.charts import Bar, Series, bars, groups, histogram, lines, ridges
-from align.report.figure import Figure, colors_of, legend_of, long_rows
+from align.report.figure import Figure, colors_of, legend_of, long_rows, without_intervals
 from align.report.gather import Part, Row, Run, combined, read_rows, value
 
 Z = 1.96  # normal quantile of a 95 % interval
@@ -204,7 +204,7 @@ def kept(part: Part, manifest: Manifest) -> Iterator[Figure]:
         turns = sorted({x for s in series for x in s.x})
         told = "; ".join(f"{s.name} {s.y[0]:.0%} at turn {s.x[0]:g}, {s.y[-1]:.0%} at turn {s.x[-1]:g}" for s in series)
         # the ends of the policies' bands hide each other: they are in the data, and in the drawing of two at most
-        shown = series if len(series) <= 2 else [_bare(s) for s in series]
+        shown = series if len(series) <= 2 else [without_intervals(s) for s in series]
         yield Figure(
             key=f"{part.name}-kept-{number}",
             title=f"Instruction kept: {sort}",
@@ -217,10 +217,6 @@ def kept(part: Part, manifest: Manifest) -> Iterator[Figure]:
             columns=("policy", "turn", "share", "low", "high"),
             rows=long_rows(series),
         )  # fmt: skip
-
-
-def _bare(s: Series) -> Series:
-    return Series(name=s.name, x=s.x, y=s.y, color=s.color, kind=s.kind)
 
 
 def shift(part: Part, answers: Sequence[Row]) -> Iterator[Figure]:

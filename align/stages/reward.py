@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import pydantic
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from align.engine.zero import Engine
     from align.model.heads import Scorer
     from align.records import Preference, Ranking
+
+MeanOver: TypeAlias = Literal["pairs", "prompts"]
 
 
 @config
@@ -57,7 +60,7 @@ class Recipe:
     held_out: dict[str, str]  # name of a set -> file; accuracy is told for each
     margins: Literal["none", "small", "large"]
     # every comparison weighs the same, or every prompt however many were made of its answers (InstructGPT, equation 1)
-    mean_over: Literal["pairs", "prompts"] = "pairs"
+    mean_over: MeanOver = "pairs"
     safety_weight: Annotated[float, pydantic.Field(ge=0)] = 0.0  # auxiliary safety classification
     overlong: Literal["error", "cut", "skip"] = "error"
     batch: BatchConfig
@@ -130,7 +133,8 @@ def run(recipe: Recipe, out: Path) -> None:
         return {f"held_out/{name}/{what}": value for name, told in seen.items() for what, value in told.items()}
 
     metrics = fit(
-        engine, batches, lambda b: _counts(b, recipe.mean_over), lambda e, b: _terms(e, b, recipe), batches.steps,
+        engine, batches, partial(counts, mean_over=recipe.mean_over),
+        partial(terms, mean_over=recipe.mean_over, safety_weight=recipe.safety_weight), batches.steps,
         work=work_dir(out), label=out.name, save_every=recipe.save_every, measure=watch, places=places,
     )  # fmt: skip
 
@@ -204,13 +208,22 @@ def measure(scorer: Scorer, preferences: Sequence[Preference], rows: PairRows) -
     )
 
 
-def _counts(micro: PairBatch, mean_over: str) -> dict[str, int]:
+def counts(micro: PairBatch, mean_over: MeanOver) -> dict[str, int]:
+    """Counted values of a micro-batch by term, for :func:`align.engine.step.update`."""
     pairs = len(micro.margin)
     counted = pairs if mean_over == "pairs" else len(micro.rows)
     return {"loss": counted, "accuracy": pairs, "safety": int((micro.safe >= 0).sum())}
 
 
-def _terms(engine: Engine, micro: PairBatch, recipe: Recipe) -> dict[str, Term]:
+def terms(engine: Engine, micro: PairBatch, mean_over: MeanOver, safety_weight: float) -> dict[str, Term]:
+    """Ranking loss of P pairs (or, over prompts, of their elements), auxiliary safety loss of 2 P answers, accuracy.
+
+    Args:
+        engine: wraps a scorer.
+        micro: P pairs.
+        mean_over: whether a pair or a prompt weighs the same everywhere.
+        safety_weight: of the safety loss beside the ranking loss.
+    """
     from align.engine.step import Term
     from align.losses import ranking_loss, safety_loss
 
@@ -218,11 +231,11 @@ def _terms(engine: Engine, micro: PairBatch, recipe: Recipe) -> dict[str, Term]:
     scores = engine(batch.tokens, batch.positions, batch.segments, at=micro.ends, stems=batch.stems)
     chosen, rejected = scores.chunk(2)
     losses, rows = ranking_loss(chosen, rejected, micro.margin), micro.rows[micro.prompt]
-    if recipe.mean_over == "prompts":
+    if mean_over == "prompts":
         losses, rows = losses.new_zeros(len(micro.rows)).index_add(0, micro.prompt, losses * micro.share), micro.rows
     labelled = micro.safe >= 0
     return {
         "loss": Term(losses, None, rows=rows),
-        "safety": Term(safety_loss(scores, micro.safe == 1), labelled, weight=recipe.safety_weight),
+        "safety": Term(safety_loss(scores, micro.safe == 1), labelled, weight=safety_weight),
         "accuracy": Term((chosen > rejected).float().detach(), None, weight=0.0),
     }

@@ -8,6 +8,7 @@ where it stands, Ghost Attention never trains on it.
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,7 +36,8 @@ def constraint(kind: str, entity: str) -> Constraint:
     return Constraint(kind=kind, instruction=full, short=short, meta={"kind": kind, "entity": entity})
 
 
-def constraints(split: str) -> list[Constraint]:
+@functools.cache
+def constraints(split: str) -> tuple[Constraint, ...]:
     """Train: the trained kinds with their train entities. Test: held-out entities and the held-out kind."""
     found: list[Constraint] = []
     for kind, entities in ENTITIES.items():
@@ -44,12 +46,13 @@ def constraints(split: str) -> list[Constraint]:
         else:
             chosen = entities if kind == HELD_KIND else entities[-HELD_ENTITIES:]
         found.extend(constraint(kind, entity) for entity in chosen)
-    return found
+    return tuple(found)
 
 
-def followable() -> list[Constraint]:
+@functools.cache
+def followable() -> tuple[Constraint, ...]:
     """What demonstrations show how to follow in the current message: train entities of every kind."""
-    return [constraint(kind, entity) for kind, names in ENTITIES.items() for entity in names[:-HELD_ENTITIES]]
+    return tuple(constraint(kind, entity) for kind, names in ENTITIES.items() for entity in names[:-HELD_ENTITIES])
 
 
 def combine(rules: Sequence[Constraint], rng: random.Random) -> list[Constraint]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -127,7 +127,7 @@ def _prompts(world: World, counts: PromptCounts, split: str, recipe: Recipe) -> 
     """Prompts in shuffled order. Test: new questions about what is known, or about what is held out."""
     names = [name for name in PromptCounts.__annotations__ for _ in range(getattr(counts, name))]
     addressed(world.seed, "prompt order", split).shuffle(names)
-    rules: list[Constraint] = constraints(split)
+    rules: Sequence[Constraint] = constraints(split)
     for number, name in enumerate(names):
         rng = addressed(world.seed, "prompt", split, number)
         if split == "test" and rng.random() < recipe.fresh:

@@ -35,7 +35,7 @@ def test_rows_equal_one_by_one(small: Tokenizer) -> None:
             assert np.array_equal(row.tokens, alone.tokens)
             assert np.array_equal(row.mask, alone.mask)
     assert made.counts == {
-        "dialogs": 3, "rows": 3, "cut": 0, "skipped": 0,
+        "dialogs": 3, "rows": 3, "joined": 0, "cut": 0, "skipped": 0,
         "tokens": sum(len(row.tokens) for row in made.rows), "counted": sum(int(row.mask.sum()) for row in made.rows),
     }  # fmt: skip
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ import torch
 from align.engine import checkpoint
 from align.engine.step import update
 from align.engine.zero_state import gathered
-from tests.conftest import REPO
+from tests.engine.torchrun import in_two_processes
 from tests.engine.toy import counts, deal, engine, oracle, rows, terms
 
 
@@ -29,16 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for step in range(2):
             update(trained, deal(rows(step), [8]), counts, terms)
         checkpoint.save(folder / "one", 2, {"engine": trained}, {})
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    done = subprocess.run(
-        [*command, "-m", "tests.engine.two_processes", str(folder)],
-        cwd=REPO,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_two_processes("tests.engine.two_processes", folder)
     return folder
 
 

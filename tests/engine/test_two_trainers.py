@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
-from tests.conftest import REPO
 from tests.engine.small import tokenizer_in
+from tests.engine.torchrun import in_two_processes
 
 pytestmark = pytest.mark.slow
 
@@ -19,16 +16,7 @@ pytestmark = pytest.mark.slow
 def findings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     folder = tmp_path_factory.mktemp("trainers")
     tokenizer_in(folder)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    done = subprocess.run(
-        [*command, "-m", "tests.engine.two_trainers", str(folder)],
-        cwd=REPO,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_two_processes("tests.engine.two_trainers", folder)
     found: dict[str, float] = json.loads((folder / "findings.json").read_text())
     return found
 

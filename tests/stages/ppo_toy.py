@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from align.model.llama import init_weights
 from align.model.saving import save_policy, save_scorer
 from align.stages.ppo import Recipe
 from align.stages.ppo.collect import Collected
+from align.stages.ppo.models import Models
 from tests.fakes import tiny_llama, tiny_scorer
 
 # above 100,000 elements a parameter is really split by ZeRO-3: embedding and head are
@@ -29,6 +32,17 @@ def save_models(root: Path, model: LlamaConfig = MODEL, std: float = 0.08) -> di
         init_weights(scorer, seed, std)
         save_scorer(scorer, model, folders[name])
     return folders
+
+
+@contextmanager
+def opened(recipe: Recipe) -> Iterator[Models]:
+    """PPO's models, their engines closed at the end."""
+    models = Models(recipe)
+    try:
+        yield models
+    finally:
+        for engine in models.engines.values():
+            engine.close()
 
 
 def recipe(folders: dict[str, Path], **changes: Any) -> Recipe:
@@ -53,15 +67,18 @@ def laid_over(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]
     return values | changes | sections
 
 
-def rollouts(count: int, vocab: int, seed: int = 0) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
-    """Random prompts and answers of different lengths."""
+def rollouts(
+    count: int, vocab: int, seed: int = 0, samples: int = 1
+) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Random prompts and answers of different lengths, so many answers to a prompt."""
     generator = torch.Generator().manual_seed(seed)
 
     def some(low: int, high: int) -> tuple[int, ...]:
         size = int(torch.randint(low, high + 1, (1,), generator=generator))
         return tuple(torch.randint(3, vocab, (size,), generator=generator).tolist())
 
-    return [(1, *some(1, 9)) for _ in range(count)], [some(1, 8) for _ in range(count)]
+    prompts = [(1, *some(1, 9)) for _ in range(count // samples)]
+    return [prompt for prompt in prompts for _ in range(samples)], [some(1, 8) for _ in range(count)]
 
 
 def collected(prompts: list[tuple[int, ...]], answers: list[tuple[int, ...]], logprobs: list[list[float]]) -> Collected:

@@ -22,7 +22,7 @@ from align.model.heads import Scorer
 from align.model.weights import load_scorer
 from align.records import Row
 from align.runner import make_task, perform
-from align.stages.reward import Recipe, _counts, _terms
+from align.stages.reward import Recipe, counts, terms
 from tests.data.corpus import WORDS
 from tests.model.peers import randomise, tiny
 
@@ -76,8 +76,8 @@ def updated(elements: list[ComparedRow], mean_over: str, micro: int, world: int)
     result = update(
         engine,
         [one for deal in deals for one in deal],
-        lambda b: _counts(b, mean_over),
-        lambda e, b: _terms(e, b, recipe),
+        lambda b: counts(b, mean_over),
+        lambda e, b: terms(e, b, recipe.mean_over, recipe.safety_weight),
     )
     gradients = {name: p.grad for name, p in engine.module.named_parameters()}
     return result.losses["loss"], result.counts, gradients

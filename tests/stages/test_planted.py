@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from align.rollout.backend import SamplingConfig
 from align.rollout.judge import RewardModels
 from align.rollout.pool import PoolConfig, open_pool
 from align.stages import rejection
+from align.world.language import VALUES
 from tests.stages.rounds import recipe
 
 pytestmark = pytest.mark.slow
@@ -28,6 +30,9 @@ pytestmark = pytest.mark.slow
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "planted" / "pipeline.yaml"
 GRID = [0.3, 0.6, 1.0, 1.5, 2.2]
 N, PROBED = 8, 48
+# a policy without the skill at its best: the form of a false answer counts 0.2, and one guess in so many values
+# of an attribute is right (align/world/oracle.py, align/world/language.py)
+GUESSED = 0.2 + 0.8 * max(1 / len(values) for values in VALUES.values())
 
 
 @pytest.fixture(scope="module")
@@ -38,26 +43,30 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def skill(run: Path, source: str) -> dict[str, float]:
-    """Mean helpfulness of each policy on the test prompts of a source."""
+def skill(run: Path, source: str) -> dict[str, tuple[float, float]]:
+    """Mean helpfulness of each policy on the test prompts of a source, and its standard error."""
     sources = {prompt.id: prompt.source for prompt in read_prompts(run / "data" / "prompts_test.jsonl")}
     found: dict[str, list[float]] = {}
     for line in (run / "evaluation" / "answers.jsonl").read_text().splitlines():
         row = json.loads(line)
         if sources[row["prompt_id"]] == source:
             found.setdefault(row["policy"], []).append(row["helpful"])
-    return {policy: statistics.fmean(values) for policy, values in found.items()}
+    return {
+        policy: (statistics.fmean(values), statistics.stdev(values) / len(values) ** 0.5)
+        for policy, values in found.items()
+    }
 
 
 def test_all_past_keeps_the_skill_that_latest_loses(run: Path) -> None:
-    first, second, of_all, of_latest = skill(run, "world/fact").values()
+    (first, _), (second, _), (of_all, error), (of_latest, other) = skill(run, "world/fact").values()
     assert first > 0.4, "the first version has it"
-    assert second < 0.2, "the second has not"
-    assert of_all > max(second, of_latest) + 0.1, "it is kept"
-    assert of_latest < 0.2, "it stays lost"
+    assert second < GUESSED, "the second has not"
+    assert of_all > 0.4, "it is kept"
+    assert of_latest < GUESSED, "it stays lost"
+    assert of_all - of_latest > 5 * math.hypot(error, other)
     # the other skills, which both pools hold, differ little: the pool made the difference
     others = [skill(run, f"world/{name}").values() for name in ("copy", "count", "reverse", "sort")]
-    here, there = (statistics.fmean(list(values)[place] for values in others) for place in (2, 3))
+    here, there = (statistics.fmean(list(values)[place][0] for values in others) for place in (2, 3))
     assert abs(here - there) < 0.1
     table = helpful_by_source(run / "evaluation")
     assert table is not None

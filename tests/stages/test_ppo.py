@@ -6,8 +6,6 @@ import copy
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +40,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return toy.save_models(tmp_path_factory.mktemp("ppo"))
 
 
-@contextmanager
-def opened(recipe: Recipe) -> Iterator[Models]:
-    models = Models(recipe)
-    try:
-        yield models
-    finally:
-        for engine in models.engines.values():
-            engine.close()
-
-
 def given() -> Any:
     prompts, answers = toy.rollouts(12, toy.MODEL.vocab_size)
     return toy.collected(prompts, answers, [[-6.0 - 0.1 * t for t in range(len(a))] for a in answers])
@@ -83,7 +71,7 @@ def start(models: Path, home: Path, name: str = "ppo", **changes: Any) -> Path:
 
 def test_while_the_critic_warms_up_it_learns_alone(folders: dict[str, Path]) -> None:
     recipe = toy.recipe(folders, ppo={"critic_warmup": 1, "iterations": 3})
-    with opened(recipe) as models:
+    with toy.opened(recipe) as models:
         assert models.policy.total_steps == 2 * 3
         assert models.critic.total_steps == 3 * 3
         policy, critic = weights(models.policy), weights(models.critic)
@@ -104,7 +92,7 @@ def test_every_epoch_sees_every_answer_once(folders: dict[str, Path], monkeypatc
     real = learn._micros
     monkeypatch.setattr(learn, "_micros", lambda *a: (seen.append(list(a[-1])), real(*a))[1])
     recipe = toy.recipe(folders, ppo={"epochs": 2})
-    with opened(recipe) as models:
+    with toy.opened(recipe) as models:
         iterate(recipe, models)
         assert models.policy.steps == models.policy.total_steps == 6
     assert [len(rows) for rows in seen] == [5, 5, 2, 5, 5, 2]
@@ -122,7 +110,7 @@ def test_ptx_adds_the_gradient_of_the_mean_cross_entropy(folders: dict[str, Path
     moments = []
     for mix in (None, lambda step: micros):
         recipe = toy.recipe(folders, ppo={"mini_batch": 12}, ptx=ptx)
-        with opened(recipe) as models:
+        with toy.opened(recipe) as models:
             _, seen = iterate(recipe, models, mix=mix)
             moments.append({k: t for k, t in state_tensors(models.policy) if k.startswith("exp_avg/")})
     plainly = load_policy(folders["policy"])
@@ -140,7 +128,7 @@ def test_ptx_adds_the_gradient_of_the_mean_cross_entropy(folders: dict[str, Path
 def test_with_adapters_the_frozen_models_are_the_bases(folders: dict[str, Path], stage: int) -> None:
     recipe = toy.recipe(folders, lora=LORA, critic_lora=LORA, critic="safety", zero={"stage": stage}, ppo={"epochs": 2})
     rolled = given()
-    with opened(recipe) as models:
+    with toy.opened(recipe) as models:
         policy, critic = weights(models.policy), weights(models.critic)
         _, first = iterate(recipe, models)
         _, seen = iterate(recipe, models)  # the adapters have moved by now
@@ -177,7 +165,7 @@ def test_nothing_is_forwarded_twice_and_the_head_runs_on_answers_alone(folders: 
     rolled, tokens = given(), Counter[str]()
     whole = sum(len(p) + len(a) for p, a in zip(rolled.prompts, rolled.answers, strict=True))
     answers = sum(map(len, rolled.answers))
-    with opened(recipe) as models:
+    with toy.opened(recipe) as models:
         judge = models.reward
         named = {
             "policy": models.policy.module, "critic": models.critic.module, "reference": models._reference,

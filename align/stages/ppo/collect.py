@@ -187,7 +187,7 @@ class Collector:
         from align.rollout.sync import pour
 
         models, recipe = self.models, self.recipe
-        actor = allocate(Llama, models.config, recipe.zero.dtype, str(models.device))
+        actor = allocate(Llama, models.config, models.dtype, str(models.device))
         if recipe.lora:
             pour(models.weights(), actor)
         else:
