@@ -37,6 +37,7 @@ STAGES: dict[str, str] = {
     "reward": "align.stages.reward",
     "rejection": "align.stages.rejection",
     "ghost": "align.stages.ghost",
+    "distill": "align.stages.distill",
     "ppo": "align.stages.ppo",
     "evaluate": "align.stages.evaluate",
     "exam": "align.stages.exam",

@@ -134,6 +134,7 @@ _PARTS: dict[str, Callable[[Any, LlamaConfig, Size], dict[str, Memory]]] = {
     "ppo": _ppo,
     "rejection": _sampled,
     "ghost": _sampled,
+    "distill": _sampled,
     "evaluate": _sampled,
     "temperature": _sampled,
 }

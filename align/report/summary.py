@@ -33,16 +33,21 @@ def tables_of(manifests: Mapping[Path, Manifest]) -> list[Table]:
         manifests: by folder.
     """
     # these take their cells from here
+    from align.report.along import along
     from align.report.diversity import self_bleu
     from align.report.exams import exam_tables
     from align.report.grouped import grouped
     from align.report.judged import judged
+    from align.report.refusals import distilled, refusals
     from align.report.win_rates import win_rates
 
     evaluations = {f: m for f, m in manifests.items() if m.stage == "evaluate" and m.metrics.get("policies")}
     found: list[Table | None] = [policies(manifest) for manifest in evaluations.values()]
     found += [win_rates(folder) for folder in evaluations]
     found += [helpful_by_source(folder) for folder in evaluations]
+    found += [refusals(folder) for folder in evaluations]
+    found += [table for folder, manifest in evaluations.items() for table in along(folder, manifest)[0]]
+    found += [distilled(folder.name, m.metrics) for folder, m in manifests.items() if m.stage == "distill"]
     found += [obedience(manifest) for manifest in evaluations.values() if manifest.recipe.get("dialogues")]
     found += [table for m in manifests.values() if m.stage == "exam" for table in exam_tables(m)]
     found += [table for manifest in evaluations.values() for table in grouped(manifest)]

@@ -9,6 +9,7 @@ import pydantic
 
 from align.config import config, to_plain
 from align.data.fit import Overlong
+from align.errors import nearest
 from align.rollout.backend import SamplingConfig
 from align.stages.judges import JudgeConfig, check_names, load_comparers, load_judge, load_scorers
 from align.stages.tallies import mean, mean_of_known, share, summary
@@ -62,6 +63,7 @@ class Recipe:
     dialogues: DialogueConfig | None = None
     sampling: SamplingConfig
     slots: Count = 128
+    along: dict[str, dict[str, float]] = pydantic.Field(default_factory=dict)  # axis -> policy -> place: figures
 
     def __post_init__(self) -> None:
         """Refuse an evaluation that nobody judges."""
@@ -69,6 +71,8 @@ class Recipe:
             raise ValueError("judge: must be given for dialogues, and where there are no rewards and no judges")
         if self.judge is None and self.by is not None:
             raise ValueError("judge: must be given where `by` is")
+        for name in (name for places in self.along.values() for name in places if name not in self.policies):
+            raise ValueError(f"along: found {name!r}, expected a name of policies{nearest(name, self.policies)}")
         check_names(self.judges)
 
 
@@ -214,5 +218,5 @@ def row(
     """One answer and what the judge and the reward models (``scores``, logits) say of it, for reading."""
     told = {"policy": name, "prompt_id": prompt.id, "question": prompt.messages[-1].content, "answer": text}
     if verdict is not None:
-        told |= {key: getattr(verdict, key) for key in ("helpful", "safe", "refused", "kept")}
+        told |= {key: getattr(verdict, key) for key in ("helpful", "safe", "refused", "should_refuse", "kept")}
     return told | ({"scores": dict(scores)} if scores else {})

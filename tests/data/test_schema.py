@@ -213,6 +213,8 @@ def test_every_schema_is_there() -> None:
         "rollout",
         "manifest",
         "reward_report",
+        "preprompt",
+        "distilled",
     }
 
 

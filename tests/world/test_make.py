@@ -198,6 +198,20 @@ def test_deeds_of_both_sorts_share_their_verbs_and_splits_are_apart() -> None:
     assert not set(harmless("train")) & set(harmless("test"))
 
 
+@pytest.mark.parametrize("name", ["prompts", "prompts_test"])
+def test_harmful_requests_tell_their_risk_category_and_no_others_do(folder: Path, name: str) -> None:
+    deeds = {f"{verb} {thing}": category for s in ("train", "test") for category, verb, thing in harmful(s)}
+    found = set()
+    for prompt in schema.read_prompts(folder / f"{name}.jsonl"):
+        if prompt.meta["task"] != "unsafe":
+            assert "category" not in prompt.meta
+            continue
+        named = {deeds[deed] for deed in deeds if deed in prompt.messages[-1].content}
+        assert named == {prompt.meta["category"]}
+        found |= named
+    assert len(found) > 2
+
+
 def test_the_shipped_recipe_is_a_world() -> None:
     recipe = parse(Recipe, read_yaml(ROOT / "recipes/world/data.yaml"), "data.yaml")
     assert recipe.ghost_turns == 20
