@@ -13,7 +13,8 @@ from align.exams import programs
 from align.exams.humaneval import completion, program, read
 from align.exams.programs import Limits, run, run_all
 
-QUICK = Limits(seconds=2, memory_mib=512)
+# on the clock six times that: what a busy machine takes to start Python is no time-out
+QUICK = Limits(seconds=5, memory_mib=512)
 HOME = Path("/tmp/align-hostile-wrote-this")
 
 # what a program does in place of solving its problem -> what may be said of it
