@@ -32,7 +32,7 @@ def tables_of(manifests: Mapping[Path, Manifest]) -> list[Table]:
     Args:
         manifests: by folder.
     """
-    from align.report.along import along  # these take their cells from here
+    from align.report.along import along, safety  # these take their cells from here
     from align.report.exams import exam_tables
     from align.report.judged import judged
     from align.report.refusals import distilled, refusals
@@ -41,6 +41,7 @@ def tables_of(manifests: Mapping[Path, Manifest]) -> list[Table]:
     found: list[Table | None] = [policies(manifest) for manifest in evaluations.values()]
     found += [helpful_by_source(folder) for folder in evaluations]
     found += [refusals(folder) for folder in evaluations]
+    found += [safety(folder) for folder, m in evaluations.items() if not m.recipe.get("along")]
     found += [table for folder, manifest in evaluations.items() for table in along(folder, manifest)[0]]
     found += [distilled(folder.name, m.metrics) for folder, m in manifests.items() if m.stage == "distill"]
     found += [obedience(manifest) for manifest in evaluations.values() if manifest.recipe.get("dialogues")]
