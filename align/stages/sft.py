@@ -68,7 +68,7 @@ def run(recipe: Recipe, out: Path) -> None:
     start = Path(recipe.policy)
     check_length(recipe.batch, read_config(start).max_seq_len)
     tokenizer = Tokenizer(start / "tokenizer.model")
-    rows, counts = [], {}
+    rows, counts = [], dict[str, dict[str, int]]()
     for source in recipe.data:
         dialogs = read(source)
         encoded = sft_rows(
