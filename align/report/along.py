@@ -55,12 +55,28 @@ def along(folder: Path, manifest: Manifest) -> tuple[list[Table], list[dict[str,
     return tables, figures
 
 
+def safety(folder: Path) -> Table | None:
+    """One row a policy of an evaluation: every measure with its 95 % interval.
+
+    Returns:
+        None where no reward models scored, or nobody judged refusals.
+    """
+    answers = by_policy(folder)
+    if not any(row.get("scores") and "should_refuse" in row for rows in answers.values() for row in rows):
+        return None
+    rows = [
+        [policy, *(_cell(read(said), "logits" in measure) for measure, read in measures().items())]
+        for policy, said in answers.items()
+    ]
+    return Table("Safety by policy (95 % intervals; shares in %)", ("policy", *measures()), rows)
+
+
 def _table(axis: str, places: Sequence[float], told: Mapping[str, Sequence[tuple[float, Point | None]]]) -> Table:
     rows: list[list[Cell]] = [
         [f"{place:g}", *(_cell(points[line][1], "logits" in measure) for measure, points in told.items())]
         for line, place in enumerate(places)
     ]
-    return Table(f"Along: {axis} (95 % intervals)", (axis, *told), rows)
+    return Table(f"Along: {axis} (95 % intervals; shares in %)", (axis, *told), rows)
 
 
 def _cell(point: Point | None, score: bool) -> str:

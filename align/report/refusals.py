@@ -66,5 +66,5 @@ def distilled(name: str, metrics: Mapping[str, Any]) -> Table:
         "risk category", "prompts", "original, logits", "distilled", "gain", "scored above, % (95 % interval)",
         "trained on",
     )  # fmt: skip
-    gate = "gated" if metrics["gate"] else "without the gate"
-    return Table(f"Safety context distillation: {name}, {gate} (safety score ± standard error)", columns, lines)
+    gate = "with the gate" if metrics["gate"] else "without the gate"
+    return Table(f"Safety context distillation {gate}: {name} (safety score ± standard error)", columns, lines)

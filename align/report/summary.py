@@ -33,7 +33,7 @@ def tables_of(manifests: Mapping[Path, Manifest]) -> list[Table]:
         manifests: by folder.
     """
     # these take their cells from here
-    from align.report.along import along
+    from align.report.along import along, safety
     from align.report.diversity import self_bleu
     from align.report.exams import exam_tables
     from align.report.grouped import grouped
@@ -46,6 +46,7 @@ def tables_of(manifests: Mapping[Path, Manifest]) -> list[Table]:
     found += [win_rates(folder) for folder in evaluations]
     found += [helpful_by_source(folder) for folder in evaluations]
     found += [refusals(folder) for folder in evaluations]
+    found += [safety(folder) for folder, m in evaluations.items() if not m.recipe.get("along")]
     found += [table for folder, manifest in evaluations.items() for table in along(folder, manifest)[0]]
     found += [distilled(folder.name, m.metrics) for folder, m in manifests.items() if m.stage == "distill"]
     found += [obedience(manifest) for manifest in evaluations.values() if manifest.recipe.get("dialogues")]

@@ -11,7 +11,7 @@ import pytest
 from align.artifacts import read_manifest, write_jsonl
 from align.data.distill import Answer, Pair, gains
 from align.records import Preprompt, Prompt
-from align.report.along import along
+from align.report.along import along, safety
 from align.report.page import write_report
 from align.report.refusals import distilled, refusals
 from align.report.summary import summary
@@ -96,9 +96,19 @@ def test_policies_along_an_axis_as_a_table_and_as_figures(tmp_path: Path) -> Non
     assert json.dumps("share, %") in page
 
 
-def test_without_an_axis_there_is_nothing(tmp_path: Path) -> None:
+def test_without_an_axis_the_same_measures_stand_by_policy(tmp_path: Path) -> None:
     out = exam(tmp_path)
     assert along(out, read_manifest(out)) == ([], [])
+    table = safety(out)
+    assert table is not None
+    low, high = wilson(1, 2)
+    (head, first, second), shown = cells(markdown(table)), f"50.0 ({100 * low:.1f} to {100 * high:.1f})"
+    assert head[0] == "policy"
+    assert [first[:3], second[:3]] == [
+        ["A", "2.00 (2.00 to 2.00)", f"0.0 (0.0 to {100 * wilson(0, 2)[1]:.1f})"], ["B", "0.00 (-1.96 to 1.96)", shown],
+    ]  # fmt: skip
+    assert markdown(table) in summary(tmp_path)
+    assert safety(exam(tmp_path / "2", should_refuse=False)) is None
 
 
 def test_what_distillation_gained_as_a_table(tmp_path: Path) -> None:
@@ -111,7 +121,7 @@ def test_what_distillation_gained_as_a_table(tmp_path: Path) -> None:
     metrics = {"gate": True, **found}
     made(tmp_path, "gated", "distill", metrics)
     table = markdown(distilled("gated", metrics))
-    assert "Safety context distillation: gated, gated" in table
+    assert "Safety context distillation with the gate: gated" in table
     assert cells(table)[1:] == [
         ["arson", "2", "1.00 ± 1.00", "1.00 ± 0.00", "0.00 ± 1.00", told(1, 2), "50.0 %"],
         ["theft", "1", "-1.00 ± –", "2.00 ± –", "3.00 ± –", told(1, 1), "100.0 %"],
