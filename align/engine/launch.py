@@ -119,8 +119,10 @@ def _run_on_ray(module: str, recipe: Mapping[str, Any], out: Path, settings: Lau
             raise LaunchError(f"Ray at {settings.address or 'this machine'} is lost: {_first_line(error)}") from error
         finally:
             shutil.rmtree(storage, ignore_errors=True)
-            if not ended:  # interrupted, and this Ray may be another's, and stay
-                training.abandon(desk)
+            with contextlib.suppress(ray.exceptions.RayError):  # where the cluster is gone there is nobody to end
+                if not ended:  # interrupted, and this Ray may be another's, and stay
+                    training.abandon(desk)
+                ray.kill(desk)
         failure = training.error
         if isinstance(failure, (TrainingFailedError, ray.exceptions.RayError)):
             failures = getattr(failure, "worker_failures", {})
@@ -173,10 +175,9 @@ class _Training:
         """End the workers; Ray Train follows."""
         import ray
 
-        with contextlib.suppress(ray.exceptions.RayError):  # where the cluster itself is gone there is nobody to end
-            for worker in ray.get(desk.everyone.remote(), timeout=PEERS):
-                ray.kill(worker)
-            self.join(PEERS)
+        for worker in ray.get(desk.everyone.remote(), timeout=PEERS):
+            ray.kill(worker)
+        self.join(PEERS)
 
     def _fit(self) -> None:
         try:
