@@ -16,9 +16,9 @@ INK, FAINT = "#222", "#888"
 def heat_map(told: Mapping[str, Any]) -> Markup:
     """Draw what :func:`align.stages.attention.attention_map` tells.
 
-    Columns are means over ``bin`` tokens. The last layer is on top, over all of them the largest of the layers. One scale
-    for all panels, from 0 to the largest column behind the first prompt, which holds the message itself and looks at it
-    from next to it; what is larger is drawn as that.
+    Columns are means over ``bin`` tokens. The last layer is on top, over all of them the largest of the layers. One
+    scale for all panels, from 0 to the largest column behind the first prompt, which holds the message itself and
+    looks at it from next to it; what is larger is drawn as that.
     """
     tokens, width = len(told["tokens"]), int(told["bin"])
     panels = {name: _columns(m, width) for name, m in told["policies"].items()}

@@ -44,6 +44,7 @@ class DialogueConfig:
 
     prompts: str  # each row: a system message and user turns; answers between them are the policy's own
     turns: list[Count]  # where the instruction is checked
+    sampling: SamplingConfig | None = None  # of these answers; as of all others where not given
 
 
 @config

@@ -26,15 +26,15 @@ def obedience(
     from align.rollout.converse import converse
 
     assert recipe.dialogues is not None
-    last = max(recipe.dialogues.turns)
+    last, sampling = max(recipe.dialogues.turns), recipe.dialogues.sampling or recipe.sampling
 
     def ask(number: int, answers: list[str]) -> Messages:
         return asked(dialogues[number], answers)
 
     turns = [min(last, len(users(dialogue))) for dialogue in dialogues]
-    said = converse(sampler, tokenizer, turns, ask, recipe.sampling, seed=recipe.seed, journal=journal, context=context)
+    said = converse(sampler, tokenizer, turns, ask, sampling, seed=recipe.seed, journal=journal, context=context)
     kept: dict[int, dict[str, list[bool]]] = {turn: defaultdict(list) for turn in recipe.dialogues.turns}
-    room = context - recipe.sampling.max_new_tokens
+    room = context - sampling.max_new_tokens
     for number, (dialogue, answers) in enumerate(zip(dialogues, said, strict=True)):
         whole = len(answers) == turns[number]
         outgrown = not whole and len(encode_prompt(tokenizer, ask(number, answers))) > room
