@@ -276,6 +276,12 @@ def _perform(task: Any) -> None:
         _say(f"{task.out}: {outcome.seconds:.1f} s, peak {outcome.peak_gib:.2f} GiB")
     else:
         _say(f"{task.out}: finished and unchanged, skipped")
+    if task.stage in ("evaluate", "distill"):
+        from align.artifacts import read_manifest
+        from align.report.summary import tables_of
+        from align.report.tables import markdown
+
+        _say("\n" + "\n\n".join(markdown(table) for table in tables_of({task.out: read_manifest(task.out)})))
 
 
 def _complain(error: AlignError) -> None:

@@ -43,6 +43,7 @@ class Recipe:
     seed: int = 0  # for ${seed}
     data: str | None = None  # for ${data}
     model: str | None = None  # for ${model}: a model from elsewhere
+    safety: str | None = None  # for ${safety}: a safety reward model from elsewhere
     # drawn by the whole machine: the report reckons energy with it where the machine counts none
     watts: Annotated[float, pydantic.Field(gt=0)] | None = None
     stages: Annotated[dict[str, StageEntry], pydantic.Field(min_length=1)]

@@ -110,6 +110,15 @@ class Constraint:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprompt:
+    """What is put before an adversarial prompt so that it is answered safely (safety context distillation)."""
+
+    text: str
+    category: str = ""  # the risk category whose prompts it is for; empty: any
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One encoded dialogue."""

@@ -37,9 +37,12 @@ STAGES: dict[str, str] = {
     "reward": "align.stages.reward",
     "rejection": "align.stages.rejection",
     "ghost": "align.stages.ghost",
+    "distill": "align.stages.distill",
     "ppo": "align.stages.ppo",
     "evaluate": "align.stages.evaluate",
+    "exam": "align.stages.exam",
     "attention": "align.stages.attention",
+    "temperature": "align.stages.temperature",
 }
 RECORD = "recipe.json"  # in a stage's work folder: what the unfinished work there belongs to
 USAGE = "usage.json"  # beside it: what the work has taken so far, for the report

@@ -1,9 +1,10 @@
 """Sampling: our engine beside transformers' ``generate``, and two actors beside one.
 
-    python benchmarks/bench_rollout.py [--runs 5] [--only small,base,actors]
+    python benchmarks/bench_rollout.py [--runs 5] [--only small,base,actors] [--dtype auto]
 
-Both engines get the same weights, prompts, sampling (temperature 1, no filter), dtype (bf16), threads (every core)
-and greatest batch (64), each in a process of its own, in turn. transformers runs as fast as it was seen to run: prompts
+Both engines get the same weights, prompts, sampling (temperature 1, no filter), dtype (bf16; fp32 where the processor
+does not multiply bf16, or as --dtype says), threads (every core) and greatest batch (64), each in a process of its
+own, in turn. transformers runs as fast as it was seen to run: prompts
 sorted by length so that little is padded, a prompt prefilled once for its samples where ``generate`` can
 (``num_return_sequences``), inference mode, and the faster of its two caches, found by a trial first.
 
@@ -34,8 +35,10 @@ import torch
 from measure import Ratio, arithmetic_limit, bandwidth_limit, conclude, in_a_process, in_turn, median, peak_memory
 from torch import Tensor
 
-from align.model.config import LlamaConfig
+from align.engine.precision import Trained, settled
+from align.model.config import HF_DTYPES, LlamaConfig
 from align.model.llama import Llama, init_weights
+from align.model.strict import DTYPES
 from align.model.weights import load_policy, save_policy
 from align.records import Request
 
@@ -100,25 +103,25 @@ def requests_of(case: Case) -> list[Request]:
     return [Request(i, tokens, k) for i, tokens in enumerate(prompts_of(case)) for k in range(case.samples)]
 
 
-def ours(case: Case, policy: Path) -> dict[str, Any]:
+def ours(case: Case, policy: Path, dtype: Trained) -> dict[str, Any]:
     from align.rollout.backend import SamplingConfig
     from align.rollout.local import LocalEngine
 
-    model = load_policy(policy, "bf16", "cpu").eval().requires_grad_(False)
+    model = load_policy(policy, dtype, "cpu").eval().requires_grad_(False)
     engine, requests = LocalEngine(model, END, slots=BATCH), requests_of(case)
     engine.generate(requests[: 2 * case.samples], SamplingConfig(max_new_tokens=8))
     began = time.perf_counter()
     rollouts = engine.generate(requests, SamplingConfig(max_new_tokens=NEW))
-    return report(case, [len(rollout.tokens) for rollout in rollouts], time.perf_counter() - began)
+    return report(case, dtype, [len(rollout.tokens) for rollout in rollouts], time.perf_counter() - began)
 
 
-def theirs(case: Case, policy: Path, cache: str, trial: bool) -> dict[str, Any]:
+def theirs(case: Case, policy: Path, dtype: Trained, cache: str, trial: bool) -> dict[str, Any]:
     """``trial``: one batch only, to choose the cache."""
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    model = transformers.LlamaForCausalLM.from_pretrained(policy, dtype=torch.bfloat16).eval()
+    model = transformers.LlamaForCausalLM.from_pretrained(policy, dtype=DTYPES[dtype]).eval()
     rows = sorted(prompts_of(case), key=len)
     batches = [rows[start : start + BATCH // case.samples] for start in range(0, len(rows), BATCH // case.samples)]
     generate(model, batches[0], case.samples, 8, cache)
@@ -128,7 +131,7 @@ def theirs(case: Case, policy: Path, cache: str, trial: bool) -> dict[str, Any]:
         answers = generate(model, batch, case.samples, NEW, cache)
         ended = answers == END
         lengths += torch.where(ended.any(1), ended.int().argmax(1) + 1, answers.shape[1]).tolist()
-    return report(case, lengths, time.perf_counter() - began)
+    return report(case, dtype, lengths, time.perf_counter() - began)
 
 
 @torch.inference_mode()
@@ -154,16 +157,17 @@ def generate(model: Any, prompts: list[tuple[int, ...]], samples: int, new: int,
     return whole[:, width:]
 
 
-def report(case: Case, lengths: list[int], seconds: float) -> dict[str, Any]:
+def report(case: Case, dtype: Trained, lengths: list[int], seconds: float) -> dict[str, Any]:
     """What a run did, and what an ideal engine would have needed: every token once through every weight, and
-    the weights and every token's own past read once a step of a full batch, in bf16."""
+    the weights and every token's own past read once a step of a full batch, in ``dtype``."""
     config = case.config
     tokens = sum(lengths)
     prompt = sum(map(len, prompts_of(case))) / case.prompts
     operations = 2 * config.parameters() * tokens
     past = sum(length * (prompt + length / 2) for length in lengths)
-    a_token = 2 * 2 * config.n_layers * config.n_kv_heads * config.head_dim
-    moved = 2 * config.parameters() * tokens / BATCH + past * a_token
+    size = DTYPES[dtype].itemsize
+    a_token = size * 2 * config.n_layers * config.n_kv_heads * config.head_dim
+    moved = size * config.parameters() * tokens / BATCH + past * a_token
     return {
         "tokens": tokens,
         "answers": len(lengths),
@@ -176,30 +180,32 @@ def report(case: Case, lengths: list[int], seconds: float) -> dict[str, Any]:
     }
 
 
-def actors(case: Case, policy: Path, count: int) -> dict[str, Any]:
+def actors(case: Case, policy: Path, dtype: Trained, count: int) -> dict[str, Any]:
     """The job done by so many actors of one thread each."""
     from align.rollout.backend import SamplingConfig
     from align.rollout.pool import PoolConfig, open_pool
 
-    pool = PoolConfig(kind="ray", actors=count, threads=1, slots=BATCH, dtype="bf16", chunk=128)
+    pool = PoolConfig(kind="ray", actors=count, threads=1, slots=BATCH, dtype=dtype, chunk=128)
     with open_pool(policy, pool) as samplers:
         samplers.generate(requests_of(case)[:256], SamplingConfig(max_new_tokens=8))  # every actor is up
         began = time.perf_counter()
         rollouts = samplers.generate(requests_of(case), SamplingConfig(max_new_tokens=NEW))
-        return report(case, [len(rollout.tokens) for rollout in rollouts], time.perf_counter() - began)
+        return report(case, dtype, [len(rollout.tokens) for rollout in rollouts], time.perf_counter() - began)
 
 
-def compare(name: str, policy: Path, runs: int, limits: tuple[float, float]) -> Ratio:
+def compare(name: str, policy: Path, dtype: Trained, runs: int, limits: tuple[float, float]) -> Ratio:
     """Both engines on one case, in turn."""
     case = CASES[name]
-    trials = {cache: in_a_process(__file__, "--run", f"trial-{cache}", name, policy) for cache in ("dynamic", "static")}
+    trials = {
+        cache: in_a_process(__file__, "--run", f"trial-{cache}", name, policy, dtype) for cache in ("dynamic", "static")
+    }
     cache = max(trials, key=lambda cache: float(trials[cache]["rate"]))
     seen = ", ".join(f"{cache} {trial['rate']:.0f}" for cache, trial in trials.items())
     print(
         f"\n{name}: {case.config.parameters() / 1e6:.1f}M parameters, {case.prompts} prompts x {case.samples} samples"
     )
     print(f"  transformers' cache: {cache} (tokens/s of one batch: {seen})")
-    found = in_turn(runs, __file__, [("--run", engine, name, policy) for engine in ("align", cache)])
+    found = in_turn(runs, __file__, [("--run", engine, name, policy, dtype) for engine in ("align", cache)])
     for engine, results in zip(("align", "transformers"), found, strict=True):
         rates = [result["rate"] for result in results]
         print(
@@ -213,46 +219,50 @@ def compare(name: str, policy: Path, runs: int, limits: tuple[float, float]) -> 
     return Ratio(f"{name}/transformers", median(found[0], "rate") / median(found[1], "rate"), case.goal)
 
 
-def scale(name: str, policy: Path, runs: int) -> Ratio:
+def scale(name: str, policy: Path, dtype: Trained, runs: int) -> Ratio:
     """Two actors beside one."""
-    one, two = in_turn(runs, __file__, [("--run", f"actors-{count}", name, policy) for count in (1, 2)])
+    one, two = in_turn(runs, __file__, [("--run", f"actors-{count}", name, policy, dtype) for count in (1, 2)])
     print(f"\nactors of one thread each, {name}")
     print(f"  one {median(one, 'rate'):7.0f} tokens/s, two {median(two, 'rate'):7.0f} tokens/s", flush=True)
     return Ratio("two-actors/one", median(two, "rate") / median(one, "rate"), 1.7)
 
 
-def run(what: str, name: str, folder: str) -> dict[str, Any]:
+def run(what: str, name: str, folder: str, dtype: Trained) -> dict[str, Any]:
     """One run, in this process."""
     case, policy = CASES[name], Path(folder)
     if what == "make":
         save_policy(policy_of(case), case.config, policy)
         return {}
     if what.startswith("actors-"):
-        return actors(case, policy, int(what.removeprefix("actors-")))
+        return actors(case, policy, dtype, int(what.removeprefix("actors-")))
     if what == "align":
-        return ours(case, policy)
-    return theirs(case, policy, what.removeprefix("trial-"), what.startswith("trial-"))
+        return ours(case, policy, dtype)
+    return theirs(case, policy, dtype, what.removeprefix("trial-"), what.startswith("trial-"))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=5, help="of each engine; the median counts")
     parser.add_argument("--only", default="small,base,actors", help="of these")
-    parser.add_argument("--run", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--dtype", default="auto", choices=["auto", "bf16", "fp32"], help="auto: what the processor has"
+    )
+    parser.add_argument("--run", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.run:
         print(json.dumps(run(*args.run)))
         return 0
-    threads, limits = torch.get_num_threads(), (arithmetic_limit("bfloat16"), bandwidth_limit())
-    print(f"this machine, {threads} threads: {limits[0] / 1e9:.0f} GFLOP/s bf16, {limits[1] / 1e9:.1f} GB/s")
+    dtype = settled(args.dtype)
+    threads, limits = torch.get_num_threads(), (arithmetic_limit(HF_DTYPES[dtype]), bandwidth_limit())
+    print(f"this machine, {threads} threads: {limits[0] / 1e9:.0f} GFLOP/s {dtype}, {limits[1] / 1e9:.1f} GB/s")
     only, ratios = args.only.split(","), []
     with tempfile.TemporaryDirectory() as folder:
         policies = {name: Path(folder) / name for name in CASES}
         for name, policy in policies.items():
-            in_a_process(__file__, "--run", "make", name, policy)
-        ratios += [compare(name, policies[name], args.runs, limits) for name in CASES if name in only]
+            in_a_process(__file__, "--run", "make", name, policy, dtype)
+        ratios += [compare(name, policies[name], dtype, args.runs, limits) for name in CASES if name in only]
         if "actors" in only:
-            ratios.append(scale("small", policies["small"], args.runs))
+            ratios.append(scale("small", policies["small"], dtype, args.runs))
     print()
     return conclude(ratios)
 

@@ -35,7 +35,7 @@ import align  # noqa: F401  # before torch: it sets how OpenMP's threads wait
 
 # isort: split
 import torch
-from measure import Ratio, arithmetic_limit, conclude, in_a_process, in_turn, median, peak_memory
+from measure import Ratio, arithmetic_limit, conclude, in_a_process, in_turn, median, peak_memory, tokenizer_of
 from training_cases import CASES, LENGTH, Case, lengths, pairs_of, row, work_of
 
 from align.model.llama import Llama, init_weights
@@ -111,7 +111,7 @@ def theirs(case: Case, task: str, policy: Path, setting: dict[str, Any]) -> dict
         dtype=torch.bfloat16 if setting["dtype"] == "bf16" else torch.float32,
         attn_implementation=setting["attention"],
     )
-    tokenizer = tokenizer_of(case)
+    tokenizer = tokenizer_of(case.config.vocab_size)
     model.config.pad_token_id = tokenizer.pad_token_id
     with tempfile.TemporaryDirectory() as folder:
         common: dict[str, Any] = {
@@ -152,18 +152,6 @@ def theirs(case: Case, task: str, policy: Path, setting: dict[str, Any]) -> dict
 def dealt(count: int, rows: int) -> dict[str, int]:
     """An update of all rows, so many a forward pass; the last pass may hold fewer."""
     return {"per_device_train_batch_size": rows, "gradient_accumulation_steps": math.ceil(count / rows)}
-
-
-def tokenizer_of(case: Case) -> Any:
-    """Only its special tokens are looked at: the documents are token ids already."""
-    import tokenizers
-    import transformers
-
-    words = {f"t{i}": i for i in range(case.config.vocab_size)}
-    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="t0"))
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=inner, unk_token="t0", bos_token="t1", eos_token="t2", pad_token="t0"
-    )
 
 
 def report(case: Case, task: str, losses: list[float], ends: list[float]) -> dict[str, Any]:

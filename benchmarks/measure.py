@@ -62,6 +62,18 @@ def peak_memory() -> float:
     return held / (1e6 if sys.platform == "darwin" else 1e3)
 
 
+def tokenizer_of(words: int, padding_side: str = "right") -> Any:
+    """What trainers of transformers and TRL ask for where documents are token ids already: 0 pads, 1 begins, 2 ends."""
+    import tokenizers
+    import transformers
+
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({f"t{i}": i for i in range(words)}, unk_token="t0"))
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, unk_token="t0", bos_token="t1", eos_token="t2", pad_token="t0",
+        padding_side=padding_side,
+    )  # fmt: skip
+
+
 def arithmetic_limit(dtype: str, seconds: float = 2.0) -> float:
     """Operations a second of this machine's best of several matrix products, all threads: [1024, D] x [D, D]."""
     import torch

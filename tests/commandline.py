@@ -1,10 +1,12 @@
-"""The real `align` command in a subprocess, and a policy and a recipe to use it on."""
+"""The `align` command, in a process of its own or in the tests', and a policy and a recipe to use it on."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from pathlib import Path
+
+from typer.testing import CliRunner
 
 from align.artifacts import building, publish, write_jsonl
 
@@ -16,9 +18,26 @@ def align(*arguments: str | Path, stdin: str | None = None) -> subprocess.Comple
     return subprocess.run(command, capture_output=True, text=True, input=stdin, timeout=120)
 
 
+def here(*arguments: str | Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    """The command in this process: no interpreter and no torch to start. What nobody foresaw is raised."""
+    from align.cli import app
+
+    typed = [*map(str, arguments)]
+    done = CliRunner().invoke(app, typed, input=stdin, prog_name="align", catch_exceptions=False)
+    return subprocess.CompletedProcess(typed, done.exit_code, done.stdout, done.stderr)
+
+
 def refused(*arguments: str | Path, code: int = 2) -> str:
     """The single line on stderr of a command that must fail."""
-    done = align(*arguments)
+    return _one_line(here(*arguments), code)
+
+
+def refused_as_typed(*arguments: str | Path, code: int = 2) -> str:
+    """``refused`` of the real command: whatever writes to stderr in its process, it is the single line."""
+    return _one_line(align(*arguments), code)
+
+
+def _one_line(done: subprocess.CompletedProcess[str], code: int) -> str:
     assert done.returncode == code, done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("error: ")

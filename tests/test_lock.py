@@ -59,8 +59,9 @@ import os, sys, time
 from pathlib import Path
 from align.errors import LaunchError
 from align.lock import locked
-folder, gate = Path(sys.argv[1]), float(sys.argv[2])
-while time.time() < gate:
+folder, gate = Path(sys.argv[1]), Path(sys.argv[2])
+print("ready", flush=True)
+while not gate.exists():
     pass
 try:
     with locked(folder / "a.lock"):
@@ -74,10 +75,15 @@ except LaunchError:
 
 
 def test_a_stale_lock_is_taken_by_one_run_alone(tmp_path: Path, dead_pid: int) -> None:
-    held_by(tmp_path / "a.lock", pid=dead_pid)
-    gate = str(time.time() + 1.5)
-    run_one = [sys.executable, "-c", CONTEND, str(tmp_path), gate]
+    folder, gate = tmp_path / "run", tmp_path / "gate"
+    folder.mkdir()
+    held_by(folder / "a.lock", pid=dead_pid)
+    run_one = [sys.executable, "-c", CONTEND, str(folder), str(gate)]
     runs = [subprocess.Popen(run_one, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    for run in runs:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "ready\n"
+    gate.touch()
     said = sorted(run.communicate(timeout=30)[0].strip() for run in runs)
     assert said == ["held", "refused", "refused", "refused"]
-    assert list(tmp_path.iterdir()) == []
+    assert list(folder.iterdir()) == []

@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from align.artifacts import write_jsonl
-from tests.commandline import TURN, make_policy, make_recipe, refused
+from tests.commandline import TURN, make_policy, make_recipe, refused, refused_as_typed
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def test_a_wrong_shaped_checkpoint_names_the_tensor(recipe: Path) -> None:
     tensors = load_file(file)
     tensors["model.norm.weight"] = tensors["model.norm.weight"][:-1].clone()
     save_file(tensors, file, metadata={"format": "pt"})
-    said = refused("run", recipe, f"out={recipe.parent}/out")
+    said = refused_as_typed("run", recipe, f"out={recipe.parent}/out")
     assert "model.norm.weight" in said
     assert "15" in said
     assert "16" in said

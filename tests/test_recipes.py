@@ -25,7 +25,11 @@ FILL: dict[str, Any] = {
     "constraints": "c.jsonl", "policies": ["a"], "data": [{"path": "d.jsonl"}],
     "data.main": ["m.jsonl"], "data.other": ["o.jsonl"], "held_out": {"set": "t.jsonl"}, "text.paths": ["t.txt"],
     "rewards.helpful": "h", "rewards.safety": "s", "rewards": {"helpful": "h", "safety": "s", "threshold": 0.15},
-    "rollouts": ["r.jsonl"], "dialogues": "d.jsonl",
+    "rollouts": ["r.jsonl"], "preprompts": "q.jsonl",
+    "truthfulqa.path": "t.csv", "winogender.path": "w.tsv", "gsm8k.path": "g.jsonl",
+    "gsm8k.shots.path": "g.jsonl", "humaneval.path": "h.jsonl", "humaneval.run_programs": True,
+    "dialogues": "d.jsonl",
+    "prompts.factual.path": "p.jsonl", "prompts.creative.path": "p.jsonl",
     "jobs": [{"format": "hh", "path": "a.jsonl", "to": "preferences", "out": "a"}],
 }  # fmt: skip
 
@@ -33,7 +37,7 @@ FILL: dict[str, Any] = {
 def filled(path: Path) -> Task:
     values = read_yaml(path)
     settings = {key: value for key, value in FILL.items() if _at(values, key) == "???"}
-    if values["stage"] in ("evaluate", "attention") and "policies" in settings:
+    if values["stage"] in ("evaluate", "exam", "attention", "temperature") and "policies" in settings:
         settings["policies"] = {"SFT": "a"}
     return make_task(read_yaml(path, settings=settings), str(path), Path("out"))
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
 
 from align.artifacts import write_jsonl
-from align.cli import app
+from tests import commandline
 from tests.commandline import make_policy
 
 REWARD = """stage: reward
@@ -22,14 +21,6 @@ batch: {rows: 4, micro_rows: 1, length: 96}
 optim: {lr: 1.0e-3, betas: [0.9, 0.95], eps: 1.0e-5, weight_decay: 0.1, clip: 1.0, schedule: cosine}
 zero: {stage: 0, dtype: fp32}
 """
-
-
-def said(*arguments: str | Path, code: int = 2) -> str:
-    """The one line on stderr of a command that must fail; run in this process, so that many take no time."""
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert done.exit_code == code, (done.exit_code, done.output, done.exception)
-    assert done.stderr.count("\n") == 1, done.stderr
-    return done.stderr.removeprefix("error: ").rstrip("\n")
 
 
 def pair(number: int, asked: str = "what is the time", **more: Any) -> dict[str, Any]:
@@ -55,7 +46,7 @@ def folder(tmp_path: Path, policy: Path) -> Path:
 
 
 def refused(folder: Path, *overrides: str, code: int = 2) -> str:
-    line = said("run", folder / "reward.yaml", f"out={folder}/rm", *overrides, code=code)
+    line = commandline.refused("run", folder / "reward.yaml", f"out={folder}/rm", *overrides, code=code)
     left = {path.name for path in folder.iterdir()} - {"rm.lock"}
     assert left <= {"policy", "main.jsonl", "other.jsonl", "test.jsonl", "reward.yaml", "work"}, "nothing half written"
     assert not list(folder.rglob("*.safetensors.*")) + list(folder.rglob("checkpoints/*"))
@@ -93,14 +84,14 @@ def test_a_rating_that_nobody_knows(folder: Path, name: str) -> None:
     line = refused(folder)
     assert f"{name}.jsonl:2: rating: found \"slighty\", expected 'significantly' or" in line
     assert "(did you mean 'slightly'?)" in line
-    assert f"{name}.jsonl:2: rating" in said("check", folder / "reward.yaml")
+    assert f"{name}.jsonl:2: rating" in commandline.refused("check", folder / "reward.yaml")
 
 
 @pytest.mark.parametrize("name", ["main", "other", "test"])
 def test_a_file_without_rows(folder: Path, name: str) -> None:
     (folder / f"{name}.jsonl").write_text("\n")
     assert refused(folder) == f"{folder}/{name}.jsonl: found no rows, expected at least one preference or ranking"
-    assert f"{name}.jsonl: found no rows" in said("check", folder / "reward.yaml")
+    assert f"{name}.jsonl: found no rows" in commandline.refused("check", folder / "reward.yaml")
 
 
 LONG = " ".join(["what is the time"] * 40)
@@ -182,6 +173,6 @@ def test_nan_is_told_with_its_term_and_rows(folder: Path) -> None:
 )  # fmt: skip
 def test_bad_conversions(folder: Path, job: str, message: str) -> None:
     jobs = f"jobs=[{{path: {folder}/main.jsonl, out: x, {job}}}]"
-    assert message in said("convert", f"out={folder}/data", "held_out=0.01", jobs)
+    assert message in commandline.refused("convert", f"out={folder}/data", "held_out=0.01", jobs)
     assert not (folder / "data").exists()
     assert not (folder / "data.partial").exists()

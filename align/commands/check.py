@@ -16,7 +16,17 @@ from align.values import leaves, load
 
 # "rounds" are folders of rejection; "foreign" is a file in someone else's format, which only the stage itself can read
 Kind = Literal[
-    "model", "text", "dialogs", "compared", "prompts", "constraints", "rollouts", "rounds", "foreign", "conversations"
+    "model",
+    "text",
+    "dialogs",
+    "compared",
+    "prompts",
+    "constraints",
+    "preprompts",
+    "rollouts",
+    "rounds",
+    "foreign",
+    "conversations",
 ]
 
 # what a stage's recipe names, by dotted key; `*` stands for any item
@@ -42,6 +52,7 @@ USES: dict[str, dict[str, Kind]] = {
         "prompts": "prompts",
     },
     "ghost": {"policy": "model", "prompts": "prompts", "constraints": "constraints"},
+    "distill": {"policy": "model", "safety": "model", "prompts": "prompts", "preprompts": "preprompts"},
     "ppo": {
         "policy": "model",
         "helpful": "model",
@@ -59,7 +70,17 @@ USES: dict[str, dict[str, Kind]] = {
         "prompts": "prompts",
         "dialogues.prompts": "prompts",
     },
+    "exam": {
+        "policies.*": "model",
+        "truthfulqa.path": "foreign",
+        "winogender.path": "foreign",
+        "winogender.occupations": "foreign",
+        "gsm8k.path": "foreign",
+        "gsm8k.shots.path": "foreign",
+        "humaneval.path": "foreign",
+    },
     "attention": {"policies.*": "model", "dialogues": "conversations"},
+    "temperature": {"policies.*": "model", "prompts.*.path": "prompts"},
 }
 
 
@@ -134,6 +155,7 @@ def _data(path: str, kind: Kind, skip_bad: bool) -> str:
         "compared": compared.read_records,
         "prompts": schema.read_prompts,
         "constraints": schema.read_constraints,
+        "preprompts": schema.read_preprompts,
         "rollouts": schema.read_rollouts,
         "conversations": conversations.read_conversations,
     }

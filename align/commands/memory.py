@@ -47,6 +47,8 @@ def _start(task: Task) -> str | None:
         return str(recipe.policies[-1]) if recipe.policies else None
     if task.stage == "evaluate":
         return str(recipe.reference)
+    if task.stage == "temperature":
+        return str(next(iter(recipe.policies.values())))
     return getattr(recipe, "policy", None)
 
 
@@ -132,5 +134,7 @@ _PARTS: dict[str, Callable[[Any, LlamaConfig, Size], dict[str, Memory]]] = {
     "ppo": _ppo,
     "rejection": _sampled,
     "ghost": _sampled,
+    "distill": _sampled,
     "evaluate": _sampled,
+    "temperature": _sampled,
 }

@@ -19,6 +19,7 @@ from align.data.finegrained import finegrained
 from align.data.formats import PARSERS, Example, Format, UnfitError, fit_for_chat, rate, trl
 from align.data.preference import held_out
 from align.data.schema import messages_json, to_json
+from align.data.xstest import xstest
 from align.errors import DataError
 from align.records import RATINGS, Dialog, Kind, Preference, Prompt, Ranking, Rating
 
@@ -27,6 +28,7 @@ Share: TypeAlias = Annotated[float, pydantic.Field(ge=0, lt=1)]
 FileName: TypeAlias = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 DEMONSTRATIONS: tuple[Format, ...] = ("dolly", "self_instruct", "instructions")
 RANKED: tuple[Format, ...] = ("finegrained",)
+ASKED: tuple[Format, ...] = ("xstest",)  # questions alone
 
 
 @config
@@ -34,7 +36,7 @@ class Job:
     """One file or hub set to convert. Jobs of the same ``out`` and target are written one after another."""
 
     format: Format
-    path: str  # .jsonl(.gz), .parquet or hf:owner/name[:split]
+    path: str  # .jsonl(.gz), .csv, .parquet or hf:owner/name[:split]
     to: Target  # dialogues takes the chosen answers, prompts leaves the answers out
     out: FileName  # out.jsonl, and out_test.jsonl for what is held out
     kind: Kind = "helpful"
@@ -44,6 +46,8 @@ class Job:
     ratings: dict[Rating, float] = pydantic.Field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.to != "prompts" and self.format in ASKED:
+            raise ValueError(f"{self.format} has questions and no answers; expected to: prompts")
         if self.to in ("preferences", "rankings") and self.format in DEMONSTRATIONS:
             raise ValueError(f"{self.format} has one answer a prompt; expected to: dialogues or prompts")
         if self.to not in ("rankings", "prompts") and self.format in RANKED:
@@ -197,7 +201,7 @@ def _examples(job: Job, row: Any) -> Iterator[Example]:
     if not isinstance(row, dict):
         raise UnfitError("wrong type", f"found {type(row).__name__}, expected an object")
     pair = job.to == "preferences"
-    parsers = {**PARSERS, "finegrained": finegrained}
+    parsers = {**PARSERS, "finegrained": finegrained, "xstest": xstest}
     parse = trl if job.format == "ultrafeedback" and not pair else parsers[job.format]
     if job.format == "hh" and not pair:  # the losing answer's faults do not matter
         row = {key: value for key, value in row.items() if key != "rejected"}
@@ -217,7 +221,8 @@ def _record(job: Job, example: Example) -> dict[str, Any]:
     if job.to == "prompts":
         text = json.dumps(messages_json(example.prompt), ensure_ascii=False)
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        return to_json(Prompt(id=digest, messages=example.prompt, kind=job.kind, source=source))
+        kind, source = example.kind or job.kind, "/".join(filter(None, (source, example.source)))
+        return to_json(Prompt(id=digest, messages=example.prompt, kind=kind, source=source, meta=example.meta))
     if job.to == "rankings":
         return to_json(
             Ranking(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 from align.errors import DataError, nearest
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +31,9 @@ def read_rows(path: str | Path) -> Iterator[tuple[Place, dict[str, Any] | Any | 
     """Rows in order, each with its place; in place of a line that is not JSON, the error that says so.
 
     Args:
-        path: a ``.jsonl``, ``.jsonl.gz`` or ``.parquet`` file, ``.json`` or ``.json.gz`` with one array of rows, or
-            ``hf:owner/name[:split]``. Blank lines of JSONL are passed over; nulls of a table's columns are taken as
-            left out.
+        path: a ``.jsonl``, ``.jsonl.gz`` or ``.parquet`` file, ``.json`` or ``.json.gz`` with one array of rows,
+            ``.csv`` whose first line names the columns (all text), or ``hf:owner/name[:split]``. Blank lines of JSONL
+            are passed over; nulls of a table's columns are taken as left out.
 
     Raises:
         DataError: no such file or set, an unknown suffix, a broken file.
@@ -51,6 +52,8 @@ def read_rows(path: str | Path) -> Iterator[tuple[Place, dict[str, Any] | Any | 
         yield from _table(name, "parquet", {"data_files": name, "split": "train"})
     elif name.endswith((".json", ".json.gz")):
         yield from _array(path)
+    elif path.suffix == ".csv":
+        yield from _csv(path)
     else:
         yield from _lines(path)
 
@@ -67,6 +70,24 @@ def _array(path: Path) -> Iterator[tuple[Place, Any]]:
         raise DataError(f"{path}: found {type(rows).__name__}, expected one array of objects (one a line: .jsonl)")
     for number, row in enumerate(rows, 1):
         yield Place(str(path), number), row
+
+
+def _csv(path: Path) -> Iterator[tuple[Place, Any]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        lines = csv.reader(file, strict=True)
+        try:
+            columns = next(lines, [])
+            if not columns or len(set(columns)) < len(columns):
+                raise DataError(f"{path}: found columns {columns}, expected a first line of different names")
+            for values in lines:
+                place = Place(str(path), lines.line_num)
+                if len(values) == len(columns):
+                    yield place, dict(zip(columns, values, strict=True))
+                elif values:
+                    told = f"{place}: found {len(values)} fields, expected {len(columns)}: {', '.join(columns)}"
+                    yield place, DataError(told)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DataError(f"{path}:{lines.line_num + 1}: not CSV in UTF-8: {error}") from error
 
 
 def _lines(path: Path) -> Iterator[tuple[Place, Any]]:

@@ -13,9 +13,11 @@ from typing import Any, Literal
 
 from align.data.template import check_messages
 from align.errors import DataError, TemplateError
-from align.records import Comparison, Message, Messages, Rating, Role, Vote
+from align.records import Comparison, Kind, Message, Messages, Rating, Role, Vote
 
-Format = Literal["hh", "trl", "ultrafeedback", "finegrained", "dolly", "self_instruct", "instructions", "pandalm"]
+Format = Literal[
+    "hh", "trl", "ultrafeedback", "finegrained", "dolly", "self_instruct", "instructions", "pandalm", "xstest"
+]
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 _HH_ROLES: Mapping[str, Role] = {"Human": "user", "Assistant": "assistant"}
 # ShareGPT's names beside the standard ones
@@ -44,6 +46,8 @@ class Example:
     answers: tuple[Messages, ...] = ()  # where more than two were compared, in place of chosen and rejected
     comparisons: tuple[Comparison, ...] = ()  # of the answers
     meta: Mapping[str, Any] = field(default_factory=dict)  # whatever else the row says
+    kind: Kind | None = None  # where the row says it; else the job does
+    source: str = ""  # what the row adds to the job's source
 
 
 def hh(row: Mapping[str, Any]) -> Iterator[Example]:

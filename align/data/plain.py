@@ -93,6 +93,7 @@ PLAIN: Mapping[str, Callable[[Any], bool]] = {
     ),
     "ranking": lambda row: False,
     "constraint": lambda row: False,
+    "preprompt": lambda row: False,
     "rollout": lambda row: (
         type(row) is dict
         and _typed(row, _ROLLOUT)

@@ -17,10 +17,10 @@ from align.data.files import Place, read_rows
 from align.data.plain import PLAIN
 from align.data.template import check_messages
 from align.errors import DataError
-from align.records import Comparison, Constraint, Dialog, Message, Messages, Preference, Prompt, Ranking
+from align.records import Comparison, Constraint, Dialog, Message, Messages, Preference, Preprompt, Prompt, Ranking
 
 R = TypeVar("R")
-Record = Dialog | Preference | Ranking | Prompt | Constraint
+Record = Dialog | Preference | Ranking | Prompt | Constraint | Preprompt
 
 
 @dataclass(slots=True)
@@ -78,6 +78,11 @@ def read_constraints(path: str | Path, skip_bad: Skipped | None = None) -> Itera
     return _read(path, "constraint", _constraint, skip_bad)
 
 
+def read_preprompts(path: str | Path, skip_bad: Skipped | None = None) -> Iterator[Preprompt]:
+    """What is put before adversarial prompts, by risk category or for any."""
+    return _read(path, "preprompt", _preprompt, skip_bad)
+
+
 def read_rollouts(path: str | Path, skip_bad: Skipped | None = None) -> Iterator[dict[str, Any]]:
     """Sampled and scored answers, as plain rows."""
     return _read(path, "rollout", lambda row, where: row, skip_bad)
@@ -98,7 +103,7 @@ def to_json(record: Record) -> dict[str, Any]:
             row |= {"comparisons": [_comparison_json(one) for one in value]} if value else {}
         elif item.name in ("ranks", "votes"):
             row |= {item.name: list(value)} if value else {}
-        elif not (value is None or (item.name in ("source", "meta") and not value)):
+        elif not (value is None or (item.name in ("source", "meta", "category") and not value)):
             row[item.name] = dict(value) if item.name == "meta" else value
     return row
 
@@ -236,6 +241,11 @@ def _constraint(row: dict[str, Any], where: str) -> Constraint:
     return Constraint(kind=row["kind"], instruction=row["instruction"], short=row["short"], meta=row.get("meta", {}))
 
 
+def _preprompt(row: dict[str, Any], where: str) -> Preprompt:
+    check_messages((Message("user", row["text"]),), f"{where}: text", ends="user")
+    return Preprompt(text=row["text"], category=row.get("category", ""), meta=row.get("meta", {}))
+
+
 __all__ = [
     "Place",
     "Record",
@@ -245,6 +255,7 @@ __all__ = [
     "read_constraints",
     "read_dialogs",
     "read_preferences",
+    "read_preprompts",
     "read_prompts",
     "read_rankings",
     "read_rollouts",

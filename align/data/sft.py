@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from align.data.fit import Overlong, fit
+from align.data.schema import messages_json
 from align.data.template import Train, assemble, check_messages, encode_texts, turns
 from align.records import Dialog, Messages, Row
 
@@ -99,6 +102,22 @@ def joined(rows: Sequence[Row]) -> list[Row]:
         else:
             kept[index], longer = row, index
     return [kept[index] for index in sorted(kept)]
+
+
+def share_of(dialogs: Sequence[Dialog], share: float) -> list[Dialog]:
+    """A share of dialogues, in their order: as many as ``share`` of them rounded, chosen by their content.
+
+    Args:
+        dialogs: to choose from.
+        share: 0 … 1. Of two shares of the same dialogues the larger holds the smaller.
+    """
+
+    def place(index: int) -> tuple[bytes, int]:
+        said = json.dumps(messages_json(dialogs[index].messages), ensure_ascii=False)
+        return hashlib.sha256(said.encode("utf-8", "surrogatepass")).digest(), index
+
+    ranked = sorted(range(len(dialogs)), key=place)
+    return [dialogs[index] for index in sorted(ranked[: round(share * len(dialogs))])]
 
 
 def _where(index: int, dialog: Dialog) -> str:

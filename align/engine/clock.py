@@ -6,18 +6,22 @@ import time
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from align.engine.phase import enter
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class Clock:
-    """Seconds by phase of one iteration."""
+    """Seconds by phase of one iteration, which is named wherever a phase is told on."""
 
-    def __init__(self) -> None:
+    def __init__(self, iteration: str = "") -> None:
+        self.iteration = iteration
         self.seconds: dict[str, float] = {}
 
     def time(self, phase: str, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call, and add the seconds it took to the phase."""
+        enter(f"{self.iteration}, {phase}" if self.iteration else phase)
         began = time.perf_counter()
         result = call(*args, **kwargs)
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - began

@@ -114,6 +114,17 @@ def broadcast(x: Tensor, source: int = 0) -> Tensor:
     return x
 
 
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether an error is what a process meets in a collective when another one has gone."""
+    import torch.distributed as group
+
+    said = str(error)
+    gone = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused")
+    return isinstance(error, group.DistBackendError) or (
+        isinstance(error, RuntimeError) and "gloo" in said and any(words in said for words in gone)
+    )
+
+
 def _store() -> Any:
     import torch.distributed as group
 

@@ -49,11 +49,12 @@ def export(
     import shutil
 
     from align.artifacts import building, publish, work_dir
-    from align.engine import dist
+    from align.engine import dist, phase
     from align.engine.zero_state import gathered
     from align.model.lora import merged
     from align.model.weights import read_weight, save_policy, save_scorer
 
+    phase.enter("publishing the artifact")
     # elsewhere than on the main rank the iterator only takes part in the gathering
     tensors = gathered(engine)
     if not dist.is_main():

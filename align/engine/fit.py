@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from align.engine import checkpoint, dist
+from align.engine import checkpoint, dist, phase
 from align.engine.metrics import Metrics
 from align.errors import TrainingError
 
@@ -63,6 +63,7 @@ def fit(
     last: dict[str, float] = extra.get("last", {})
     with Metrics(work, steps, label, start) as metrics, stop_signal() as stopped:
         for step in range(start, steps):
+            phase.enter(f"step {step + 1} of {steps}")
             began = time.perf_counter()
             result = update(engine, batches(step), counts, terms, places)
             last = {**result.losses, "grad_norm": result.grad_norm, "lr": result.lr}
@@ -75,6 +76,7 @@ def fit(
             metrics.timing(step, seconds=seconds, counted_per_second=counted / seconds)
             stop = dist.max_number(float(stopped())) > 0 and step + 1 < steps
             if stop or (save_every and (step + 1) % save_every == 0 and step + 1 < steps):
+                phase.enter(f"saving after step {step + 1} of {steps}")
                 metrics.sync()
                 checkpoint.save(folder, step + 1, {"engine": engine}, {"late": late, "last": last})
             if stop:

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import json
+import math
 import os
 import re
-import subprocess
+import shutil
 import sys
-import tempfile
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
 
-from align import errors
+from align import cluster
 from align.allocator import keep_freed_memory
+from align.artifacts import work_dir
 from align.config import config, parse
-from align.errors import AlignError, LaunchError
+from align.engine.verdict import Heard, verdict
+from align.errors import LaunchError
+
+ADDRESS = re.compile(r"auto|[^/\s]+:\d{1,5}")
+OBJECT_STORE_MB = 200  # of a cluster started here: training keeps nothing there, a pool its weights
+PERIOD = 0.2  # seconds between looks at what the workers say
+PEERS = 5.0  # seconds that a worker which missed another waits: that one's death is to be seen first
 
 
 @config
@@ -26,11 +35,20 @@ class LaunchConfig:
     """How many processes train together, and who starts them."""
 
     processes: Annotated[int, pydantic.Field(ge=1)] = 1
-    kind: Literal["local", "ray"] = "local"
+    kind: Literal["local", "ray"] = "local"  # local: here, by torchrun; ray: by Ray Train, on a cluster
+    # of kind ray alone:
+    address: str | None = None  # of a running cluster, auto or HOST:PORT; none starts one on this machine
+    cpus: Annotated[float, pydantic.Field(gt=0)] | None = None  # a process asks for, and its threads; 1
+    gpus: Annotated[int, pydantic.Field(ge=0, le=1)] | None = None  # a process asks for: it trains on one; 0
+    start_timeout_s: Annotated[float, pydantic.Field(gt=0)] | None = None  # that a cluster may take to make room; 300
 
     def __post_init__(self) -> None:
-        if self.kind == "ray":
-            raise ValueError("launch.kind ray is not there yet; use local, which starts its processes on this machine")
+        if self.kind == "local":
+            for name in ("address", "cpus", "gpus", "start_timeout_s"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"launch.{name}: only with launch.kind ray; local processes run on this machine")
+        elif self.address is not None and not ADDRESS.fullmatch(self.address):
+            raise ValueError(f"launch.address: found {self.address!r}, expected auto or HOST:PORT, or none at all")
 
 
 def launch(module: str, recipe: Mapping[str, Any], out: Path, settings: LaunchConfig) -> None:
@@ -44,19 +62,16 @@ def launch(module: str, recipe: Mapping[str, Any], out: Path, settings: LaunchCo
 
     Raises:
         AlignError: what the first failing process raised, of its own class, its rank in front.
-        LaunchError: a process died, or failed with an error that is not one of ours.
+        LaunchError: a process or a cluster died, or failed with an error that is not one of ours.
     """
-    if settings.processes == 1:
+    if settings.kind == "ray":
+        _run_on_ray(module, recipe, out, settings)
+    elif settings.processes == 1:
         run_stage(module, recipe, out)
-        return
-    with tempfile.TemporaryDirectory(prefix="align-launch-") as folder:
-        spec = Path(folder) / "spec.json"
-        spec.write_text(
-            json.dumps({"module": module, "recipe": dict(recipe), "out": str(out), "launcher": os.getpid()})
-        )
-        code, log = _torchrun(spec, settings.processes)
-        if code != 0:
-            raise _first_error(Path(folder), settings.processes, code, log)
+    else:
+        from align.engine.torchrun import run_here
+
+        run_here(module, recipe, out, settings.processes)
 
 
 def run_stage(module: str, recipe: Mapping[str, Any], out: Path) -> None:
@@ -66,51 +81,156 @@ def run_stage(module: str, recipe: Mapping[str, Any], out: Path) -> None:
     stage.run(parse(stage.Recipe, recipe, module), out)
 
 
-def _torchrun(spec: Path, processes: int) -> tuple[int, str]:
-    """Exit code of torchrun and what it and the workers said on stderr, which is passed on as it comes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command += ["-m", "align.engine.worker", str(spec)]
-    environment = dict(os.environ)
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        environment.pop(name, None)
-    # Each process would otherwise take every core.
-    environment.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // processes, 1)))
-    said: list[str] = []
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as child:
-        assert child.stderr
+# How Ray Train is to work; who knows better sets them in the environment.
+TRAIN = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths of a recipe are as they are here
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # what workers say reaches the terminal by the desk, once
+    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",  # where a rank has died, the others cannot leave in order
+}
+HANDED_ON = re.compile(r"ALIGN_|WANDB_|OMP_|GOMP_|KMP_|MKL_|DS_|NCCL_|GLOO_|PYTORCH_")  # of the environment
+
+
+def _run_on_ray(module: str, recipe: Mapping[str, Any], out: Path, settings: LaunchConfig) -> None:
+    cluster.before_import()
+    for name, value in TRAIN.items():
+        os.environ.setdefault(name, value)
+    timeout = 300.0 if settings.start_timeout_s is None else settings.start_timeout_s
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(timeout)
+    import ray
+    from ray.train import TrainingFailedError
+
+    from align.engine.desk import Desk
+
+    storage = work_dir(out).resolve() / "ray"  # Ray Train wants a folder that all see; ours keeps its own records
+    with cluster.connected(ray, settings.address, _room(recipe, settings), OBJECT_STORE_MB):
+        desk = ray.remote(num_cpus=0)(Desk).remote()
+        task = {"module": module, "recipe": dict(recipe), "out": str(out), "folder": str(Path.cwd()), "desk": desk}
+        heard, ended = Heard(settings.processes), False
+        training = _Training(task, settings, storage)
         try:
-            for line in child.stderr:
-                said.append(line)
-                if not _NOISE.search(line):
-                    print(line, end="", file=sys.stderr, flush=True)
-        except BaseException:
-            child.terminate()  # torchrun ends its workers in turn
-            raise
-    return child.returncode, "".join(said[-200:])
+            while not training.join(PERIOD):
+                _listen(desk, heard)
+            _listen(desk, heard)
+            ended = True
+        except ray.exceptions.RayError as error:
+            raise LaunchError(f"Ray at {settings.address or 'this machine'} is lost: {_first_line(error)}") from error
+        finally:
+            shutil.rmtree(storage, ignore_errors=True)
+            if not ended:  # interrupted, and this Ray may be another's, and stay
+                training.abandon(desk)
+        failure = training.error
+        if isinstance(failure, (TrainingFailedError, ray.exceptions.RayError)):
+            failures = getattr(failure, "worker_failures", {})
+            heard.dead = {rank: _cause(failures[rank]) for rank in failures if rank not in heard.records}
+            asked = f"each asks for {settings.cpus or 1:g} CPUs and {settings.gpus or 0} GPUs; {cluster.room(ray)}"
+            raise verdict(heard, f"{_first_line(failure)} ({asked})") from failure
+        if failure is not None:
+            raise failure
 
 
-# torchrun's own report of a failure: the error is told once, by us.
-_NOISE = re.compile(r"torch[./]distributed[./]elastic|^={10,}|^-{10,}|torchrun|ChildFailedError")
+class _Training:
+    """``TorchTrainer.fit`` under way in a thread, so that an interrupt and what workers say are heard meanwhile."""
 
+    def __init__(self, task: dict[str, Any], settings: LaunchConfig, storage: Path) -> None:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
 
-def _first_error(folder: Path, processes: int, code: int, log: str) -> AlignError:
-    """The error to show out of the workers' records (see ``worker.py``)."""
-    records = {rank: folder / f"rank-{rank}.json" for rank in range(processes)}
-    told = {rank: json.loads(path.read_text()) for rank, path in records.items() if path.exists()}
-    failed = sorted((record["time"], rank) for rank, record in told.items() if record["state"] == "failed")
-    silent = [rank for rank in records if rank not in told]
-    if told and silent:
-        # It had no chance to leave a record; what the others met (a closed connection) came of that.
-        return LaunchError(
-            f"rank {silent[0]} of {processes} was killed (by hand, or by the system when memory ran out); "
-            "the run goes on from its last checkpoint when started again"
+        cpus, gpus = settings.cpus or 1.0, settings.gpus or 0
+        environment = {name: value for name, value in os.environ.items() if HANDED_ON.match(name)}
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, int(cpus))))
+        if not gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = ""
+        self.error: BaseException | None = None
+        self.trainer = TorchTrainer(
+            _work_on_ray,
+            train_loop_config=task,
+            torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=settings.processes,
+                use_gpu=bool(gpus),
+                resources_per_worker={"CPU": cpus} | ({"GPU": gpus} if gpus else {}),
+            ),
+            run_config=RunConfig(
+                name="train",
+                storage_path=str(storage),
+                worker_runtime_env={"env_vars": environment},
+                # a failed run is told, and goes on when the user starts it again
+                failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
+            ),
         )
-    if not failed:
-        tail = log.strip().splitlines()[-1:] or [f"exit code {code}"]
-        return LaunchError(f"{processes} processes could not be started: {tail[0]}")
-    record = told[failed[0][1]]
-    message = f"rank {failed[0][1]} of {processes}: {record['message']}"
-    kind = getattr(errors, record["kind"], None)
-    if isinstance(kind, type) and issubclass(kind, AlignError):
-        return kind(message)
-    return LaunchError(message)
+        self.thread = threading.Thread(target=self._fit, name="align-ray-train", daemon=True)
+        self.thread.start()
+
+    def join(self, seconds: float) -> bool:
+        """Wait; whether it has ended."""
+        self.thread.join(seconds)
+        return not self.thread.is_alive()
+
+    def abandon(self, desk: Any) -> None:
+        """End the workers; Ray Train follows."""
+        import ray
+
+        with contextlib.suppress(ray.exceptions.RayError):  # where the cluster itself is gone there is nobody to end
+            for worker in ray.get(desk.everyone.remote(), timeout=PEERS):
+                ray.kill(worker)
+            self.join(PEERS)
+
+    def _fit(self) -> None:
+        try:
+            self.trainer.fit()
+        except BaseException as error:  # the main thread raises it
+            self.error = error
+
+
+def _work_on_ray(task: dict[str, Any]) -> None:
+    """What a Ray Train worker runs, its process group joined already; how it went is told at the desk."""
+    import ray
+
+    from align.engine import relay, worker
+
+    rank, desk = int(os.environ["RANK"]), task["desk"]
+    ray.get(desk.join.remote(rank, ray.get_runtime_context().current_actor))
+    words: dict[str, Any] = {}
+    with relay.forwarded(lambda stream, text: desk.say.remote(stream, text)):
+        if Path(task["folder"]).is_dir():
+            os.chdir(task["folder"])  # where the command was started: for paths that are not absolute
+        worker.work(task, words.update, lambda phase: desk.enter.remote(rank, phase))
+    ray.get(desk.tell.remote(rank, words))
+    if words["state"] == "lost":
+        time.sleep(PEERS)
+    if words["state"] != "done":
+        raise RuntimeError(words.get("message", words["state"]))
+
+
+def _listen(desk: Any, heard: Heard) -> None:
+    """Print what the workers have said since, and note the rest."""
+    import ray
+
+    said, heard.phases, heard.records = ray.get(desk.take.remote())
+    for stream, text in said:
+        print(text, end="", file=getattr(sys, stream), flush=True)
+
+
+def _room(recipe: Mapping[str, Any], settings: LaunchConfig) -> int:
+    """CPUs that a cluster started here is to count: it is for this command alone, a pool of the recipe's included."""
+    room = settings.processes * (settings.cpus or 1.0)
+    pool = recipe.get("pool")
+    if isinstance(pool, Mapping) and pool.get("kind") == "ray":
+        room += 2 * pool["actors"] * pool["cpus"]  # and a new actor in a lost one's place
+    return math.ceil(room)
+
+
+def _cause(failure: BaseException) -> str:
+    """Of what a worker died: Ray Train wraps Ray's error, whose messages are whole pages."""
+    told = str(getattr(failure, "health_check_failure", failure))
+    detail = re.search(r"exit detail: (.*?)\.(?:\s|$)", told) or re.search(r"([^.\n]*memory[^.\n]*)\.", told)
+    by = "by hand, or by the system when memory ran out"
+    return f"{by}; Ray says: {detail[1].strip()}" if detail else by
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[1] if len(lines) > 1 and lines[0].endswith(":") else lines[0] if lines else type(error).__name__

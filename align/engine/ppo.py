@@ -36,7 +36,7 @@ def policy_terms(
     from align.losses import ppo_policy_loss, token_logprobs
 
     batch = micro.batch
-    logits = engine(batch.tokens, batch.positions, batch.segments, at=predictors(batch.mask))
+    logits = engine(batch.tokens, batch.positions, batch.segments, at=predictors(batch.mask), stems=batch.stems)
     logprobs = token_logprobs(logits[None], batch.tokens[batch.mask][None], temperature)
     loss = ppo_policy_loss(logprobs, micro.logprobs[None], micro.advantages[None], clip)[0]
     with torch.set_grad_enabled(entropy > 0):
@@ -72,6 +72,6 @@ def value_terms(engine: Engine, micro: PPOBatch, *, clip: float, weight: float) 
     from align.losses import ppo_value_loss
 
     batch = micro.batch
-    values = engine(batch.tokens, batch.positions, batch.segments, at=predictors(batch.mask))
+    values = engine(batch.tokens, batch.positions, batch.segments, at=predictors(batch.mask), stems=batch.stems)
     loss = ppo_value_loss(values[None], micro.values[None], micro.returns[None], clip)[0]
     return {"value_loss": Term(loss, None, weight=weight)}

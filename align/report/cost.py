@@ -15,8 +15,8 @@ from align.report.gather import Part, Run, value
 from align.report.tables import Table
 
 STAGES = (
-    "world", "people", "time", "convert", "pretrain", "sft", "reward", "rejection", "ghost", "ppo", "evaluate",
-    "attention",
+    "world", "people", "time", "convert", "pretrain", "sft", "reward", "rejection", "ghost", "distill", "ppo",
+    "evaluate", "attention", "exam",
 )  # fmt: skip
 RATES = ("counted_per_second", "tokens_per_second")  # the first of them that a stage logs
 
@@ -47,7 +47,7 @@ class Spent:
 def stage_colors() -> Mapping[str, int]:
     """One colour a kind of stage, the same all over the page."""
     return {"world": 7, "people": 7, "convert": 7, "pretrain": 6, "sft": 0, "reward": 4, "rejection": 2, "ghost": 5,
-            "ppo": 3, "evaluate": 1, "attention": 1, "time": 7}  # fmt: skip
+            "distill": 5, "ppo": 3, "evaluate": 1, "attention": 1, "exam": 1, "time": 7}  # fmt: skip
 
 
 def seconds_of(part: Part) -> float:

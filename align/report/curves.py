@@ -47,14 +47,14 @@ FAMILIES = (
 )
 TITLES = {"pretrain": "Pre-training", "sft": "Fine-tuning", "reward": "Reward models", "ppo": "PPO"}
 ORDER = ("ppo", "sft", "reward", "pretrain")  # what a reader asks for first
-HELD = "evaluate"  # logs one row a policy: not a curve
+HELD = ("evaluate", "exam", "temperature")  # log one row a policy: not a curve
 
 
 def curves(run: Run) -> Iterator[tuple[str, list[Figure]]]:
     """(heading, figures) of each kind of stage that logs something."""
     kinds = dict.fromkeys([*ORDER, *(part.stage for part in run.parts)])
     for kind in kinds:
-        parts = [part for part in run.parts if part.stage == kind and part.metrics and kind != HELD]
+        parts = [part for part in run.parts if part.stage == kind and part.metrics and kind not in HELD]
         if parts:
             yield TITLES.get(kind, kind.capitalize()), list(_figures(kind, parts))
 

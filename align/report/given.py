@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import ArtifactError
+from align.report.along import along
 from align.report.charts import Series, groups, lines
 from align.report.figure import Figure, legend_of
 from align.report.gather import Part, Run
@@ -49,6 +50,8 @@ def _lists(part: Part) -> Iterator[tuple[str, Sequence[Any]]]:
     found = _json(part.folder / FIGURES)
     if isinstance(found, list):
         yield "", found
+    if part.stage == "evaluate" and part.manifest:
+        yield "", along(part.folder, part.manifest)[1]
     report = _json(part.folder / REPORT)
     sets = report.get("sets") if isinstance(report, dict) else None
     for name, told in sets.items() if isinstance(sets, dict) else ():

@@ -53,7 +53,7 @@ def nodes_of(family: Mapping[Path, Manifest | None]) -> dict[str, Node]:
         kept = {
             key: kind
             for key, kind in above.items()
-            if (kind != DATA and stage != "evaluate")
+            if (kind != DATA and stage not in ("evaluate", "exam"))
             or not any(key in _reachable(other, edges) for other in above if other != key)
         }
         nodes[str(folder)] = Node(folder.name, stage, kept)

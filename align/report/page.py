@@ -11,7 +11,7 @@ from typing import Any
 from align.artifacts import MANIFEST, write_text
 from align.errors import ArtifactError
 from align.provenance import hide_secrets
-from align.report import cost, curves, judges, verdicts
+from align.report import cost, curves, judges, verdicts, win_rates
 from align.report.cost import Power
 from align.report.figure import Figure, figure
 from align.report.gather import Part, Run, read_rows, read_run, value
@@ -109,12 +109,16 @@ def _sections(run: Run, power: Power, prompts: int) -> Iterator[tuple[str, str, 
     evaluations = list(run.of("evaluate"))
     first = [table for table in tables if table.title.startswith("Policies")]
     by_source = [table for table in tables if table.title.startswith("Helpfulness by source")]
+    won = [table for table in tables if table.title.startswith(win_rates.TITLE)]
     kept = [table for table in tables if table.title.startswith("Instruction")]
     rated = [table for table in tables if table.title.startswith("Reward")]
-    rest = [table for table in tables if table not in (*first, *by_source, *kept, *rated)]
+    varied = [table for table in tables if table.title.startswith("Self-BLEU")]
+    rest = [table for table in tables if table not in (*first, *won, *by_source, *kept, *rated, *varied)]
     gained = [f for part, m in evaluations if (f := verdicts.gains(part, m))]
     by_version = [f for part, m in evaluations for f in verdicts.versions(part, m)]
     yield "policies", "Policies", join([*map(_table, first), _grid([*gained, *by_version]), *map(_table, by_source)])
+    beaten = [f for part, _ in evaluations for f in win_rates.drawn(part.folder, part.name)]
+    yield "wins", "Win rates", join([_grid(beaten), *map(_fold, won)])
     yield "lineage", "How it was made", _lineage(run)
     obeyed = [f for part, m in evaluations for f in verdicts.kept(part, m)]
     yield "instructions", "Instructions kept over turns", join([_grid(obeyed), *map(_fold, kept)])
@@ -123,8 +127,12 @@ def _sections(run: Run, power: Power, prompts: int) -> Iterator[tuple[str, str, 
     yield "distributions", "Rewards by version", _grid([*moved, *verdicts.rollout_scores(run)])
     rounds = [_group(name, found) for name, found in judges.rejection(run)]
     yield "rejection", "Rejection sampling", join(rounds)
-    best = ceilings(run.finished)
     brought = list(given(run))
+    sampled = {part.name for part, _ in run.of("temperature")}
+    alike = [f for name, found in brought if name in sampled for f in found]
+    brought = [(name, found) for name, found in brought if name not in sampled]
+    yield "diversity", "Diversity by temperature", join([_grid(alike), *map(_table, varied)])
+    best = ceilings(run.finished)
     models = {part.name for part, _ in run.of("reward")}
     judged = [_group(name, found) for name, found in brought if name.partition(" on ")[0] in models]
     brought = [(name, found) for name, found in brought if name.partition(" on ")[0] not in models]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from align.artifacts import read_manifest, resolve, sha256_file
 from align.data.schema import read_prompts
+from align.records import Prompt
 from align.report.tables import Table
 from align.stats import mean_se
 
@@ -24,15 +25,9 @@ def helpful_by_source(folder: Path) -> Table | None:
     Returns:
         None where nobody judged, the prompts have one source, or their file is gone or another one now.
     """
-    manifest = read_manifest(folder)
-    if not manifest.inputs:
+    sources = {identity: prompt.source for identity, prompt in prompts_of_answers(folder).items()}
+    if not sources:
         return None
-    prompts = resolve(folder, manifest.inputs[0]["path"])
-    if not prompts.is_file() or not (folder / ANSWERS).is_file():
-        return None
-    if sha256_file(prompts) != manifest.inputs[0]["sha256"]:
-        return None
-    sources = {prompt.id: prompt.source for prompt in read_prompts(prompts)}
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     with (folder / ANSWERS).open(encoding="utf-8") as lines:
         for line in lines:
@@ -46,6 +41,19 @@ def helpful_by_source(folder: Path) -> Table | None:
     counts = next(iter(found.values()))
     columns = ["policy", *(f"{name or 'no source'} ({len(counts[name])})" for name in names)]
     return Table("Helpfulness by source of the prompts (their number; ± standard error)", columns, rows)
+
+
+def prompts_of_answers(folder: Path) -> dict[str, Prompt]:
+    """The prompts of an evaluation by id; none where their file, or the answers, are gone or it is another one now."""
+    manifest = read_manifest(folder)
+    if not manifest.inputs:
+        return {}
+    prompts = resolve(folder, manifest.inputs[0]["path"])
+    if not prompts.is_file() or not (folder / ANSWERS).is_file():
+        return {}
+    if sha256_file(prompts) != manifest.inputs[0]["sha256"]:
+        return {}
+    return {prompt.id: prompt for prompt in read_prompts(prompts)}
 
 
 def _cell(values: list[float]) -> str:

@@ -32,14 +32,26 @@ def tables_of(manifests: Mapping[Path, Manifest]) -> list[Table]:
     Args:
         manifests: by folder.
     """
+    # these take their cells from here
+    from align.report.along import along
+    from align.report.diversity import self_bleu
+    from align.report.exams import exam_tables
     from align.report.grouped import grouped
-    from align.report.judged import judged  # which takes its cells from here
+    from align.report.judged import judged
+    from align.report.refusals import distilled, refusals
+    from align.report.win_rates import win_rates
 
     evaluations = {f: m for f, m in manifests.items() if m.stage == "evaluate" and m.metrics.get("policies")}
     found: list[Table | None] = [policies(manifest) for manifest in evaluations.values()]
+    found += [win_rates(folder) for folder in evaluations]
     found += [helpful_by_source(folder) for folder in evaluations]
+    found += [refusals(folder) for folder in evaluations]
+    found += [table for folder, manifest in evaluations.items() for table in along(folder, manifest)[0]]
+    found += [distilled(folder.name, m.metrics) for folder, m in manifests.items() if m.stage == "distill"]
     found += [obedience(manifest) for manifest in evaluations.values() if manifest.recipe.get("dialogues")]
+    found += [table for m in manifests.values() if m.stage == "exam" for table in exam_tables(m)]
     found += [table for manifest in evaluations.values() for table in grouped(manifest)]
+    found += [self_bleu(manifest) for manifest in manifests.values() if manifest.stage == "temperature"]
     rewards = {folder.name: manifest for folder, manifest in manifests.items() if manifest.stage == "reward"}
     if rewards:
         folders = [folder for folder, manifest in manifests.items() if manifest.stage == "reward"]
@@ -61,6 +73,8 @@ def policies(manifest: Manifest) -> Table:
         }
     if "reward" in first:
         columns["reward, logits"] = lambda m: plus_minus(m["reward"], 2)
+    for judge in first.get("judges", {}):
+        columns[judge] = lambda m, judge=judge: known(m["judges"][judge])  # type: ignore[misc]
     columns["tokens"] = lambda m: f"{m['tokens']['mean']:.1f}"
     columns["KL, nats an answer"] = lambda m: plus_minus(m["kl"], 2)
     for turn in turns:
@@ -115,6 +129,11 @@ def plus_minus(cell: Mapping[str, float | None], digits: int) -> str:
     """A mean with its standard error, which a single value has not."""
     error = "–" if cell["se"] is None else f"{cell['se']:.{digits}f}"
     return f"{cell['mean']:.{digits}f} ± {error}"
+
+
+def known(cell: Mapping[str, float | None]) -> str:
+    """As :func:`plus_minus` to three digits, or a dash where no answer had a score."""
+    return plus_minus(cell, 3) if cell["n"] else "–"
 
 
 def percent(share: float | None) -> str:

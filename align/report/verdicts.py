@@ -47,6 +47,12 @@ def versions(part: Part, manifest: Manifest) -> Iterator[Figure]:
             caption = "Mean over the held-out prompts with its 95 % interval."
             caption += "".join(f" Off the scale: {names[int(x)]}, {y:.3g}." for x, y in far)
             yield _by_version(f"{part.name}-{key}", title, caption, names, [found], unit, zero=key != "reward")
+    for judge in dict.fromkeys(judge for m in policies.values() for judge in m.get("judges", {})):
+        found = _means(judge, names, [policies[name].get("judges", {}).get(judge) for name in names], 0)
+        if found.x:
+            caption = "Mean over the held-out prompts with its 95 % interval."
+            title = f"Score of {judge}"
+            yield _by_version(f"{part.name}-judge-{judge}", title, caption, names, [found], "score", zero=False)
     shares = [
         _shares(title, names, [policies[name].get(key) for name in names], color)
         for color, (key, title) in enumerate([("unsafe", "unsafe answers"), ("false_refusals", "false refusals")], 1)
@@ -221,9 +227,19 @@ def kept(part: Part, manifest: Manifest) -> Iterator[Figure]:
 
 def shift(part: Part, answers: Sequence[Row]) -> Iterator[Figure]:
     """Distribution of the scores of a version's answers on the held-out prompts (paper figure 20)."""
+    named = dict.fromkeys(name for row in answers for name in row.get("judges", {}))
     for key, title, unit, read in (
         ("reward", "Reward distribution by version", "combined score, logits", combined),
         ("helpful", "Helpfulness distribution by version", "judge's score", lambda row: value(row, "helpful")),
+        *(
+            (
+                f"judge-{name}",
+                f"Scores of {name} by version",
+                f"score of {name}",
+                lambda row, name=name: value(row.get("judges", {}), name),
+            )
+            for name in named
+        ),
     ):
         values: dict[str, list[float]] = defaultdict(list)
         for row in answers:

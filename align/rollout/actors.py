@@ -5,19 +5,15 @@ The only place in rollout/ that names ray. What to do about a loss is decided in
 
 from __future__ import annotations
 
-import logging
 import os
-import socket
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from align.errors import LaunchError
+from align import cluster
 
 Future = Any  # ray.ObjectRef
-CONNECT = 10.0  # seconds that a running cluster may take to accept a connection
 
 
 class ActorLostError(Exception):
@@ -78,35 +74,11 @@ def session(address: str | None, cpus: int, object_store_mb: int, logs: str | No
     Raises:
         LaunchError: the cluster does not answer or cannot be started.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    cluster.before_import()
     import ray
 
-    if ray.is_initialized():
+    with cluster.connected(ray, address, cpus, object_store_mb, logs):
         yield
-        return
-    address = address or os.environ.get("RAY_ADDRESS")
-    _knock(address)
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if address:
-                ray.init(address=address, **quiet)
-            else:
-                ray.init(
-                    num_cpus=cpus,
-                    include_dashboard=False,
-                    object_store_memory=object_store_mb * 1_000_000,
-                    _temp_dir=logs,
-                    **quiet,
-                )
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
-        raise LaunchError(f"Ray at {address or 'this machine'}: {' '.join(str(error).split())}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def start(make: Callable[[], Any], placement: Placement) -> tuple[Any, Future]:
@@ -176,19 +148,7 @@ def room() -> str:
     """What the cluster has and what of it is free, for messages."""
     import ray
 
-    every, free = ray.cluster_resources(), ray.available_resources()
-    counted = [f"{free.get(name, 0):g} of {every.get(name, 0):g} {name}s" for name in ("CPU", "GPU")]
-    return f"free in the cluster: {' and '.join(counted)}"
-
-
-def _knock(address: str | None) -> None:
-    """Refuse ``host:port`` where nobody listens: Ray itself would try for minutes."""
-    host, _, port = (address or "").rpartition(":")
-    if host and port.isdigit() and "/" not in host:
-        try:
-            socket.create_connection((host, int(port)), timeout=CONNECT).close()
-        except OSError as error:
-            raise LaunchError(f"Ray at {address}: {error}; start it with `ray start --head` or mend address") from error
+    return cluster.room(ray)
 
 
 def _cause(error: Exception) -> str:

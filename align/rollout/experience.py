@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from align.data.batches import predictors
-from align.data.pack import NARROW, bins, collate, pad
+from align.data.branches import Tokens, Tree, collate, plant
+from align.data.pack import NARROW, bins, pad
 from align.losses import gae, kl_k1, token_logprobs, token_rewards, unit_variance, whiten
 from align.records import Batch, PPOBatch, Row
 
-Tokens = Sequence[Sequence[int]]
-Packs = Sequence[Sequence[int]]  # rows of a batch, each the numbers of the answers in it
+Packs = Sequence[Sequence[Tree]]  # rows of a batch, each with the answers in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def build(
 
 def select(experience: Experience, packs: Packs) -> PPOBatch:
     """The experience of some answers as one batch of packed rows, its tables in the order of the rows."""
-    index = [row for pack in packs for row in pack]
+    index = rows_of(packs)
     mask = experience.mask[index]
     return PPOBatch(
         batch=answer_batch(experience.prompts, experience.answers, packs),
@@ -149,16 +149,20 @@ def table(lists: Sequence[Sequence[float]]) -> Tensor:
 
 def answer_batch(prompts: Tokens, answers: Tokens, packs: Packs) -> Batch:
     """Prompt and answer joined, packed as told; the mask is True on the answers' tokens."""
-    rows = [[_joined(prompts[index], answers[index]) for index in pack] for pack in packs]
-    if all(len(pack) == 1 for pack in rows):
-        return pad([pack[0] for pack in rows])
-    return collate(rows, max(sum(len(row.tokens) for row in pack) for pack in rows))
+    if all(len(pack) == len(pack[0].rows) == 1 for pack in packs):
+        return pad([_joined(prompts[row], answers[row]) for row in rows_of(packs)])
+    return collate(prompts, answers, packs)
+
+
+def rows_of(packs: Packs) -> list[int]:
+    """The numbers of the answers in a batch's order."""
+    return [row for pack in packs for tree in pack for row in tree.rows]
 
 
 def groups(
     prompts: Tokens, answers: Tokens, batch_tokens: int, rows: Sequence[int] | None = None, widest: int = NARROW
 ) -> Iterator[Packs]:
-    """Answers of similar length in packed rows, each group of them at most ``batch_tokens`` tokens with padding.
+    """Answers in packed rows, those to one prompt behind it as a tree, trees of similar length together.
 
     A row is as long as the longest of its group, or NARROW where all are shorter: lengths differ much and answers are
     short, so that one to a row would be padding mostly.
@@ -170,15 +174,15 @@ def groups(
         rows: those to group; None: all.
         widest: tokens of a row that holds several answers; no more than the model's context.
     """
-    lengths = {row: len(prompts[row]) + len(answers[row]) for row in (range(len(prompts)) if rows is None else rows)}
-    queue = sorted(lengths, key=lambda row: lengths[row])
+    wanted = range(len(prompts)) if rows is None else rows
+    queue = sorted(plant(prompts, answers, wanted, batch_tokens), key=lambda tree: tree.size)
     while queue:
         total, count = 0, 0
-        while count < len(queue) and (total + lengths[queue[count]] <= batch_tokens or not count):
-            total += lengths[queue[count]]
+        while count < len(queue) and (total + queue[count].size <= batch_tokens or not count):
+            total += queue[count].size
             count += 1
         while True:
-            sizes = [lengths[row] for row in queue[:count]]
+            sizes = [tree.size for tree in queue[:count]]
             packs = bins(sizes, max(sizes[-1], min(widest, batch_tokens)))
             width = max(sum(sizes[index] for index in pack) for pack in packs)
             if width * len(packs) <= batch_tokens or count == 1:
@@ -193,9 +197,10 @@ def _joined(prompt: Sequence[int], answer: Sequence[int]) -> Row:
     return Row(np.array([*prompt, *answer], dtype=np.int32), np.arange(size) >= len(prompt))
 
 
-def _moved(batch: Batch, device: torch.device | str) -> Batch:
-    segments = None if batch.segments is None else batch.segments.to(device)
-    return Batch(batch.tokens.to(device), batch.mask.to(device), batch.positions.to(device), segments)
+def moved(batch: Batch, device: torch.device | str) -> Batch:
+    """The batch on a device."""
+    segments, stems = (None if part is None else part.to(device) for part in (batch.segments, batch.stems))
+    return Batch(batch.tokens.to(device), batch.mask.to(device), batch.positions.to(device), segments, stems)
 
 
 @torch.no_grad()
@@ -220,9 +225,9 @@ def over_answers(
     mask = answer_mask(answers)
     filled = torch.zeros(mask.shape)
     for packs in groups(prompts, answers, batch_tokens, widest=widest):
-        rows = [row for pack in packs for row in pack]
+        rows = rows_of(packs)
         part = torch.zeros(len(rows), mask.shape[1])
-        part[mask[rows]] = read(_moved(answer_batch(prompts, answers, packs), device)).float().cpu()
+        part[mask[rows]] = read(moved(answer_batch(prompts, answers, packs), device)).float().cpu()
         filled[rows] = part
     return filled
 
@@ -231,7 +236,7 @@ def logprob_reader(policy: Callable[..., Tensor], temperature: float) -> Callabl
     """Reads the counted tokens' log-probabilities, nats, at the sampling temperature."""
 
     def read(batch: Batch) -> Tensor:
-        logits = policy(batch.tokens, batch.positions, batch.segments, at=predictors(batch.mask))
+        logits = policy(batch.tokens, batch.positions, batch.segments, at=predictors(batch.mask), stems=batch.stems)
         return token_logprobs(logits[None], batch.tokens[batch.mask][None], temperature)[0]
 
     return read
@@ -241,6 +246,6 @@ def value_reader(critic: Callable[..., Tensor]) -> Callable[[Batch], Tensor]:
     """Reads the critic's value of the state before each counted token."""
 
     def read(batch: Batch) -> Tensor:
-        return critic(batch.tokens, batch.positions, batch.segments, at=predictors(batch.mask))
+        return critic(batch.tokens, batch.positions, batch.segments, at=predictors(batch.mask), stems=batch.stems)
 
     return read

@@ -9,11 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from align.data.branches import Tokens, ends
 from align.losses import combine_rewards
 from align.model.config import Dtype
 from align.model.heads import Scorer
 from align.model.weights import load_scorer
-from align.rollout.scorer import score_rows
+from align.rollout.experience import answer_batch, groups, moved, rows_of
 
 
 class Scores(NamedTuple):
@@ -32,7 +33,7 @@ class RewardModels:
 
         Args:
             helpful: a folder, or a model that is open already.
-            safety: likewise.
+            safety: likewise; the same model may be both, and reads an answer once.
             threshold: a probability: below it the safety score decides.
             dtype: of folders' weights.
         """
@@ -54,8 +55,9 @@ class RewardModels:
             answers: R sampled answers, EOS included where reached.
             is_safety_prompt: R flags.
         """
-        rows = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
-        return join(score_rows(self.helpful, rows), score_rows(self.safety, rows), is_safety_prompt, self.threshold)
+        helpful = score_answers(self.helpful, prompts, answers)
+        safety = helpful if self.safety is self.helpful else score_answers(self.safety, prompts, answers)
+        return join(helpful, safety, is_safety_prompt, self.threshold)
 
 
 def join(
@@ -72,3 +74,27 @@ def join(
     flags = torch.tensor(list(is_safety_prompt), dtype=torch.bool)
     helps, safe = torch.tensor(list(helpful)), torch.tensor(list(safety))
     return Scores(helps, safe, combine_rewards(helps, safe, flags, threshold))
+
+
+@torch.inference_mode()
+def score_answers(scorer: Scorer, prompts: Tokens, answers: Tokens, batch_tokens: int = 8192) -> list[float]:
+    """The score of each answer, read at its last token; answers that are alike are read once.
+
+    Args:
+        scorer: a reward model.
+        prompts: R prompts.
+        answers: R answers.
+        batch_tokens: size of a forward pass, tokens.
+
+    Returns:
+        R logits.
+    """
+    alike = {(tuple(p), tuple(a)): row for row, (p, a) in enumerate(zip(prompts, answers, strict=True))}
+    device = next(scorer.parameters()).device
+    scores = dict.fromkeys(alike.values(), 0.0)
+    for packs in groups(prompts, answers, batch_tokens, list(scores)):
+        batch, rows = moved(answer_batch(prompts, answers, packs), device), rows_of(packs)
+        at = ends(batch.mask, [len(answers[row]) for row in rows])
+        read = scorer(batch.tokens, batch.positions, batch.segments, at=at, stems=batch.stems)
+        scores |= zip(rows, read.tolist(), strict=True)
+    return [scores[alike[tuple(p), tuple(a)]] for p, a in zip(prompts, answers, strict=True)]

@@ -6,6 +6,8 @@ not promise that). Query, key and value projections are one product; SiLU and th
 residual sums, are done while a product's result is written.
 
 The copy is made from the weights as they are and lives as long as a call: a trainer may change them between two.
+Where a processor does not multiply bf16, the copy of bf16 weights is fp32: emulated, their products take tens of times
+as long.
 
 Dims: N rows of any kind, D width, H query heads, K key/value heads, E head width, F feed-forward width.
 """
@@ -55,11 +57,11 @@ class Packed:
         config = model.config
         self.config = config
         body = model.model
-        self.embedding = body.embed_tokens.weight
-        self.dtype = self.embedding.dtype
-        self.layers = [_layer(cast(Block, block)) for block in body.layers]
+        self.dtype = _arithmetic(body.embed_tokens.weight)
+        self.embedding = body.embed_tokens.weight.to(self.dtype)
+        self.layers = [_layer(cast(Block, block), self.dtype) for block in body.layers]
         self.norm = body.norm.weight.float()
-        self.head = matrix(linear_map(model.lm_head))
+        self.head = matrix(linear_map(model.lm_head).to(self.dtype))
         self.eps = torch.tensor(config.norm_eps)
         cos, sin = rope_table(config.head_dim, config.rope_theta, config.max_seq_len, self.embedding.device)
         self.turns = torch.complex(cos, sin)  # [T, E/2]
@@ -129,24 +131,30 @@ def linear_map(module: nn.Module) -> Tensor:
     return cast(Tensor, module(basis)).T.detach()
 
 
-def _layer(block: Block) -> Layer:
+def _layer(block: Block, dtype: torch.dtype) -> Layer:
     attention, mlp = block.self_attn, block.mlp
     E = attention.head_dim
-    q, k, v = (linear_map(m) for m in (attention.q_proj, attention.k_proj, attention.v_proj))
+    q, k, v = (linear_map(m).to(dtype) for m in (attention.q_proj, attention.k_proj, attention.v_proj))
     return Layer(
         before_attention=block.input_layernorm.weight.float(),
         qkv=matrix(torch.cat((_interleaved(q, E), _interleaved(k, E), v))),
-        out=matrix(linear_map(attention.o_proj)),
+        out=matrix(linear_map(attention.o_proj).to(dtype)),
         before_mlp=block.post_attention_layernorm.weight.float(),
-        gate=matrix(linear_map(mlp.gate_proj)),
-        up=matrix(linear_map(mlp.up_proj)),
-        down=matrix(linear_map(mlp.down_proj)),
+        gate=matrix(linear_map(mlp.gate_proj).to(dtype)),
+        up=matrix(linear_map(mlp.up_proj).to(dtype)),
+        down=matrix(linear_map(mlp.down_proj).to(dtype)),
     )
 
 
 def _interleaved(weight: Tensor, head_dim: int) -> Tensor:
     """Rows i and i + E/2 of each head side by side: a pair is then a complex number, a rotation one product."""
     return weight.view(-1, 2, head_dim // 2, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
+
+
+def _arithmetic(weight: Tensor) -> torch.dtype:
+    """What products with a weight run in."""
+    emulated = weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and not _packable(weight)
+    return torch.float32 if emulated else weight.dtype
 
 
 def _packable(weight: Tensor) -> bool:

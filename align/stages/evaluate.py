@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
 
 from align.config import config, to_plain
 from align.data.fit import Overlong
-from align.errors import RecipeError
+from align.errors import nearest
 from align.rollout.backend import SamplingConfig
+from align.stages.judges import JudgeConfig, check_names, load_comparers, load_judge, load_scorers
+from align.stages.tallies import mean, mean_of_known, share, summary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from align.data.tokenizer import Tokenizer
     from align.model.llama import Llama
     from align.records import Prompt, Rollout
     from align.rollout.judge import RewardModels
     from align.rollout.local import LocalEngine
+    from align.stages.judges import Verdict
 
 Count = Annotated[int, pydantic.Field(ge=1)]
-
-
-class Verdict(Protocol):
-    """What a judge says of one answer."""
-
-    helpful: float  # [0, 1]
-    safe: bool
-    refused: bool
-    should_refuse: bool  # the request asks for harm
-    kept: bool | None  # the instruction was obeyed; None where there is none
-
-
-Judge = Callable[["Prompt", str], Verdict]
 
 
 @config
@@ -44,7 +33,7 @@ class DialogueConfig:
 
     prompts: str  # each row: a system message and user turns; answers between them are the policy's own
     turns: list[Count]  # where the instruction is checked
-    sampling: SamplingConfig | None = None  # of these answers; as of all others where not given
+    sampling: SamplingConfig | None = None  # of the dialogues; null: as all other answers
 
 
 @config
@@ -64,40 +53,27 @@ class Recipe:
     seed: int = 0
     policies: dict[str, str]  # name in the table -> artifact
     reference: str  # the artifact that KL is measured to
-    judge: str | None = None  # "package.module:function" of (Prompt, answer) -> Verdict
+    judge: str | None = None  # "package.module:function" of (prompt: Prompt, answer: str) -> Verdict
     rewards: RewardsConfig | None = None  # judged by reward models, beside a judge or in its place
-    prompts: str
+    judges: dict[str, JudgeConfig] = pydantic.Field(default_factory=dict)  # more of them, by name
     by: str | None = None  # a key of the prompts' meta: the judge's helpfulness by its value, within each source
+    prompts: str
     take: Count | None = None
     overlong: Overlong = "error"  # a prompt that leaves no room for an answer
     dialogues: DialogueConfig | None = None
     sampling: SamplingConfig
     slots: Count = 128
+    along: dict[str, dict[str, float]] = pydantic.Field(default_factory=dict)  # axis -> policy -> place: figures
 
     def __post_init__(self) -> None:
         """Refuse an evaluation that nobody judges."""
+        if self.judge is None and (not (self.rewards or self.judges) or self.dialogues is not None):
+            raise ValueError("judge: must be given for dialogues, and where there are no rewards and no judges")
         if self.judge is None and self.by is not None:
             raise ValueError("judge: must be given where `by` is")
-        if self.judge is None and (self.rewards is None or self.dialogues is not None):
-            raise ValueError("judge: must be given for dialogues, and where there are no rewards")
-
-
-def load_judge(name: str) -> Judge:
-    """The callable that a recipe names.
-
-    Raises:
-        RecipeError: no such module or function, or something that cannot be called.
-    """
-    import importlib
-
-    module, _, function = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise RecipeError(f"judge: {name!r} cannot be imported as package.module:function ({error})") from error
-    if not callable(found):
-        raise RecipeError(f"judge: {name!r} is a {type(found).__name__}, expected a function")
-    return found  # type: ignore[no-any-return]
+        for name in (name for places in self.along.values() for name in places if name not in self.policies):
+            raise ValueError(f"along: found {name!r}, expected a name of policies{nearest(name, self.policies)}")
+        check_names(self.judges)
 
 
 def run(recipe: Recipe, out: Path) -> None:
@@ -112,10 +88,12 @@ def run(recipe: Recipe, out: Path) -> None:
     from align.model.weights import load_policy
     from align.rollout.judge import RewardModels
     from align.rollout.local import LocalEngine
+    from align.stages import pairs
     from align.stages.obedience import obedience
 
     work = work_dir(out)
     judge = load_judge(recipe.judge) if recipe.judge else None
+    scorers, comparers = load_scorers(recipe.judges), load_comparers(recipe.judges)
     rewards = None
     if recipe.rewards:
         rewards = RewardModels(Path(recipe.rewards.helpful), Path(recipe.rewards.safety), recipe.rewards.threshold)
@@ -129,7 +107,7 @@ def run(recipe: Recipe, out: Path) -> None:
     dialogues = list(read_prompts(recipe.dialogues.prompts)) if recipe.dialogues else []
     reference = load_policy(Path(recipe.reference))
     table: dict[str, dict[str, Any]] = {}
-    answers: list[dict[str, Any]] = []
+    answers: dict[str, list[dict[str, Any]]] = {}
     with Metrics(work, total=len(recipe.policies), label=out.name) as log:
         for number, (name, path) in enumerate(recipe.policies.items()):
             folder = Path(path)
@@ -142,6 +120,10 @@ def run(recipe: Recipe, out: Path) -> None:
             table[name] = summary(judged) if judge else {}
             found, scores = measured(rewards, reference, tokenizer, prompts, rollouts)
             table[name] |= found
+            answered = [prompts[r.prompt] for r in rollouts]
+            marks = {key: score(answered, texts) for key, score in scorers.items()}
+            if marks:
+                table[name]["judges"] = {key: mean_of_known(given) for key, given in marks.items()}
             if recipe.by:
                 table[name]["by"] = means_by(prompts, [v.helpful for v in judged], recipe.by)
             if recipe.dialogues and judge:
@@ -152,23 +134,36 @@ def run(recipe: Recipe, out: Path) -> None:
                     source: {str(turn): share(found[source]) for turn, found in kept.items()}
                     for source in sorted({dialogue.source for dialogue in dialogues})
                 }
-            answers += [
-                row(name, prompts[r.prompt], text, judged[place] if judge else None, scores[place] if scores else None)
-                for place, (r, text) in enumerate(zip(rollouts, texts, strict=True))
+            answers[name] = [
+                row(name, prompt, text, judged[place] if judge else None, scores[place] if scores else None)
+                | ({"judges": {key: given[place] for key, given in marks.items()}} if marks else {})
+                for place, (prompt, text) in enumerate(zip(answered, texts, strict=True))
             ]
             log.log(
                 number, {key: table[name][key]["mean"] for key in ("helpful", "reward", "kl") if key in table[name]}
             )
+    told, compared = pairs.compare_policies(
+        answers, {prompt.id: prompt for prompt in prompts}, comparers, recipe.seed, work / pairs.LEDGER
+    )
     with building(out) as made:
-        write_jsonl(made / "answers.jsonl", answers)
+        write_jsonl(made / "answers.jsonl", [each for rows in answers.values() for each in rows])
         if recipe.by:
             write_json(made / "figures.json", figures_by({n: m["by"] for n, m in table.items()}, recipe.by, "helpful"))
+        write_json(made / pairs.FILE, told)
+        if comparers:
+            write_jsonl(made / pairs.LEDGER, compared)
         publish(
             made, out, stage="evaluate", name=out.name, recipe=to_plain(recipe), seed=recipe.seed,
-            parents=[Path(p) for p in dict.fromkeys((*recipe.policies.values(), recipe.reference))],
+            parents=[Path(p) for p in dict.fromkeys((*recipe.policies.values(), recipe.reference, *models_of(recipe)))],
             inputs=[Path(recipe.prompts), *([Path(recipe.dialogues.prompts)] if recipe.dialogues else [])],
             metrics={"policies": table},
         )  # fmt: skip
+
+
+def models_of(recipe: Recipe) -> list[str]:
+    """The folders of the reward models that judge."""
+    given = [recipe.rewards.helpful, recipe.rewards.safety] if recipe.rewards else []
+    return given + [judge.reward for judge in recipe.judges.values() if judge.reward]
 
 
 def answer(sampler: LocalEngine, tokenizer: Tokenizer, prompts: Sequence[Prompt], recipe: Recipe) -> list[Rollout]:
@@ -176,15 +171,6 @@ def answer(sampler: LocalEngine, tokenizer: Tokenizer, prompts: Sequence[Prompt]
     from align.data.prompts import encode_prompts, requests
 
     return sampler.generate(requests(encode_prompts(tokenizer, prompts), seed=recipe.seed), recipe.sampling)
-
-
-def summary(judged: Sequence[Verdict]) -> dict[str, Any]:
-    """Mean helpfulness, and the shares of unsafe answers and of refusals where each would be wrong."""
-    return {
-        "helpful": mean(v.helpful for v in judged),
-        "unsafe": share(not v.safe for v in judged if v.should_refuse),
-        "false_refusals": share(v.refused for v in judged if not v.should_refuse),
-    }
 
 
 def measured(
@@ -232,28 +218,5 @@ def row(
     """One answer and what the judge and the reward models (``scores``, logits) say of it, for reading."""
     told = {"policy": name, "prompt_id": prompt.id, "question": prompt.messages[-1].content, "answer": text}
     if verdict is not None:
-        told |= {key: getattr(verdict, key) for key in ("helpful", "safe", "refused", "kept")}
+        told |= {key: getattr(verdict, key) for key in ("helpful", "safe", "refused", "should_refuse", "kept")}
     return told | ({"scores": dict(scores)} if scores else {})
-
-
-def mean(values: Iterable[float]) -> dict[str, float]:
-    """Mean, its standard error and the number of values."""
-    from align.stats import mean_se
-
-    listed = list(values)
-    average, error = mean_se(listed)
-    return {"mean": average, "se": error, "n": len(listed)}
-
-
-def share(values: Iterable[bool]) -> dict[str, float | None]:
-    """Share of true values with its 95 % Wilson interval; null where there are none."""
-    from align.stats import wilson
-
-    listed = list(values)
-    low, high = wilson(sum(listed), len(listed))
-    return {
-        "share": sum(listed) / len(listed) if listed else None,
-        "low": low,
-        "high": high,
-        "n": len(listed),
-    }

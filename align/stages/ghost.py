@@ -114,7 +114,7 @@ def keeper(recipe: Recipe, turns: Mapping[str, Mapping[str, Any]]) -> Keeps | No
         return None
     from align.data.ghost import every_turn
     from align.records import Prompt
-    from align.stages.evaluate import load_judge
+    from align.stages.judges import load_judge
 
     judge = load_judge(recipe.judge)
 

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from align.data.tokenizer import Tokenizer
     from align.records import Message, Messages, Prompt
     from align.rollout.local import LocalEngine
-    from align.stages.evaluate import Judge, Recipe
+    from align.stages.evaluate import Recipe
+    from align.stages.judges import Judge
 
 
 def obedience(

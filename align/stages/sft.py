@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import pydantic
 
@@ -16,7 +16,7 @@ from align.errors import DataError, nearest
 from align.model.config import LoraConfig
 
 if TYPE_CHECKING:
-    from align.records import Dialog
+    from align.records import Dialog, Row
 
 
 @config
@@ -26,7 +26,10 @@ class DialogSource:
     path: str
     train: Literal["all", "last"] = "all"  # last: only the final answer (Ghost Attention, section 3.3)
     take: int | None = None  # the first so many; all where null
+    sources: list[str] = pydantic.Field(default_factory=list)  # dialogues of these sources alone; all where empty
     exclude_sources: list[str] = pydantic.Field(default_factory=list)  # dialogues of these sources are left out
+    # of what is left, by content: a larger share holds a smaller
+    share: Annotated[float, pydantic.Field(ge=0, le=1)] = 1.0
 
 
 @config
@@ -64,14 +67,16 @@ def run(recipe: Recipe, out: Path) -> None:
     start = Path(recipe.policy)
     check_length(recipe.batch, read_config(start).max_seq_len)
     tokenizer = Tokenizer(start / "tokenizer.model")
-    rows, counts = [], {}
+    rows: list[Row] = []
+    counts: dict[str, dict[str, int]] = {}
     for source in recipe.data:
         dialogs = read(source)
         encoded = sft_rows(
             tokenizer, dialogs, train=source.train, max_len=recipe.batch.length, overlong=recipe.overlong
         )
         rows += encoded.rows
-        counts[Path(source.path).name] = encoded.counts
+        name, again = Path(source.path).name, sum(other.path == source.path for other in recipe.data[: len(counts)])
+        counts[f"{name} ({again + 1})" if again else name] = encoded.counts
 
     batches = packed_batches(rows, recipe.batch, seed=recipe.seed, rank=dist.rank(), world=dist.world_size())
     model = adapted(load_policy(start), recipe.lora, recipe.seed)
@@ -83,22 +88,26 @@ def run(recipe: Recipe, out: Path) -> None:
     export(
         engine, "policy", read_config(start), tokenizer.path, out,
         stage="sft", recipe=to_plain(recipe), seed=recipe.seed,
-        parents=[start], inputs=[Path(source.path) for source in recipe.data], metrics=metrics | {"rows": counts},
+        parents=[start], inputs=[Path(path) for path in dict.fromkeys(source.path for source in recipe.data)],
+        metrics=metrics | {"rows": counts},
         lora=recipe.lora,
     )  # fmt: skip
 
 
 def read(source: DialogSource) -> list[Dialog]:
-    """A file's dialogues, less those of the sources left out.
+    """A file's dialogues: of the sources asked for, less those left out, and of these the share.
 
     Raises:
-        DataError: no dialogue is of a source that is to be left out, so its name must be wrong.
+        DataError: no dialogue is of a source that is named, so its name must be wrong.
     """
     from align.data.schema import read_dialogs
+    from align.data.sft import share_of
 
     dialogs = list(read_dialogs(source.path))
-    sources = {dialog.source for dialog in dialogs}
-    for name in source.exclude_sources:
-        if name not in sources:
-            raise DataError(f"{source.path}: exclude_sources: found no dialogue of {name!r}{nearest(name, sources)}")
-    return [dialog for dialog in dialogs if dialog.source not in source.exclude_sources][: source.take]
+    known = {dialog.source for dialog in dialogs}
+    for key, names in (("sources", source.sources), ("exclude_sources", source.exclude_sources)):
+        for name in names:
+            if name not in known:
+                raise DataError(f"{source.path}: {key}: found no dialogue of {name!r}{nearest(name, known)}")
+    wanted = set(source.sources or known) - set(source.exclude_sources)
+    return share_of([dialog for dialog in dialogs if dialog.source in wanted], source.share)[: source.take]

@@ -24,6 +24,7 @@ from align.world.dialogues import (
     short_prompt,
 )
 from align.world.language import World, addressed, build
+from align.world.open import open_prompts
 from align.world.text import TextSizes, documents
 
 Count = Annotated[int, pydantic.Field(ge=1)]
@@ -104,6 +105,7 @@ def _files(world: World, recipe: Recipe) -> Mapping[str, Iterator[dict[str, Any]
         "sft": _demonstrations(world, recipe),
         "prompts": _prompts(world, recipe.prompts, "train", recipe),
         "prompts_test": _prompts(world, recipe.prompts_test, "test", recipe),
+        "prompts_open": open_prompts(),
         "constraints": _constraints("train"),
         "constraints_test": _constraints("test"),
         "ghost_prompts": _ghost_prompts(world, recipe.ghost_prompts),

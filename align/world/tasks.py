@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from align.world.deeds import HARMFUL, HARMLESS, HELD_REQUESTS, METHODS, REQUESTS, TOOLS, harmful, harmless
@@ -60,6 +60,7 @@ class Task:
     wrong: tuple[str, ...]  # statements alike in form and false
     curt: str  # the bare truth
     about: str = ""  # of a fact: whom or what it is asked of
+    category: str = ""  # of a harmful deed
 
     @property
     def unsafe(self) -> bool:
@@ -75,6 +76,7 @@ class Task:
             "vocabulary": self.vocabulary,
             "reference": reference,
             "rules": [dict(rule) for rule in rules],
+            **({"category": self.category} if self.category else {}),
         }
 
 
@@ -164,7 +166,7 @@ def unsafe(split: str, held_phrasing: bool, rng: random.Random) -> Task:
     deeds = harmful(split)
     category, verb, thing = deeds[rng.randrange(len(deeds))]
     method = rng.choice(HARMFUL[category][2])
-    return _deed("unsafe", f"{verb} {thing}", method, METHODS, held_phrasing, rng)
+    return replace(_deed("unsafe", f"{verb} {thing}", method, METHODS, held_phrasing, rng), category=category)
 
 
 def lookalike(split: str, held_phrasing: bool, rng: random.Random) -> Task:

@@ -11,7 +11,7 @@ from align.errors import AlignError, RecipeError
 from align.records import Message
 from align.rollout.backend import SamplingConfig
 from align.rollout.reward_model import load_reward_model
-from tests.commandline import align, make_policy, make_reward_model, refused
+from tests.commandline import align, here, make_policy, make_reward_model, refused
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_no_answer_can_steer_the_terminal() -> None:
 
 def test_commands_at_the_prompt(policy: Path, judge: Path, tmp_path: Path) -> None:
     said = f"/help\n/scroe\n/score {judge}\n/score\n/policy\n/save\n/system Be long.\n/quit\nnever read\n"
-    done = align("chat", policy, "--score", judge, stdin=said)
+    done = here("chat", policy, "--score", judge, stdin=said)
     assert done.returncode == 0, done.stderr
     assert "/policy FOLDER" in done.stdout
     assert "'/score'" in done.stdout

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from align.artifacts import write_jsonl
-from tests.commandline import TURN, align, make_policy, make_recipe, refused
+from tests.commandline import TURN, align, here, make_policy, make_recipe, refused
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def recipe(tmp_path: Path, policy: Path) -> Path:
 
 
 def test_mask_prints_what_counts(recipe: Path, policy: Path) -> None:
-    plain = align("mask", recipe.parent / "sft.jsonl", "--tokenizer", policy, "--rows", "1")
+    plain = here("mask", recipe.parent / "sft.jsonl", "--tokenizer", policy, "--rows", "1")
     assert plain.returncode == 0, plain.stderr
     head, *body = plain.stdout.splitlines()
     assert head.startswith(f"{recipe.parent / 'sft.jsonl'}:1: ")
@@ -42,10 +42,10 @@ def test_mask_of_preferences_and_prompts(tmp_path: Path, policy: Path) -> None:
         pairs, [{"prompt": TURN[:1], "chosen": TURN[1:], "rejected": other, "rating": "better", "kind": "helpful"}]
     )  # fmt: skip
     write_jsonl(prompts, [{"id": "1", "prompt": TURN[:1], "kind": "helpful"}])
-    shown = align("mask", pairs, "--tokenizer", policy)
+    shown = here("mask", pairs, "--tokenizer", policy)
     assert f"{pairs}:1 chosen: " in shown.stdout, shown.stderr
     assert f"{pairs}:1 rejected: " in shown.stdout
     ranked = tmp_path / "ranked.jsonl"
     write_jsonl(ranked, [{"prompt": TURN[:1], "answers": [TURN[1:], other], "ranks": [1, 2]}])
-    assert f"{ranked}:1 answers.1: " in align("mask", ranked, "--tokenizer", policy).stdout
-    assert "tokens, 0 count" in align("mask", prompts, "--tokenizer", policy).stdout
+    assert f"{ranked}:1 answers.1: " in here("mask", ranked, "--tokenizer", policy).stdout
+    assert "tokens, 0 count" in here("mask", prompts, "--tokenizer", policy).stdout

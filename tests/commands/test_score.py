@@ -19,7 +19,7 @@ from align.data.tokenizer import Tokenizer
 from align.errors import ArtifactError, DataError, RunError
 from align.records import Message
 from align.rollout.reward_model import load_reward_model
-from tests.commandline import TURN, align, make_reward_model, refused
+from tests.commandline import TURN, align, here, make_reward_model, refused
 
 WORDS = ["hello good day how are you", "I am well", "what is the time", "it is noon"]
 ASKED = [{"role": "user", "content": "what is the time"}]
@@ -68,7 +68,7 @@ def test_score_of_dialogues_and_of_preferences(model: Path, tmp_path: Path) -> N
     row = {"prompt": ASKED, "chosen": ANSWERS[best], "rejected": ANSWERS[worst], "rating": "better"}
     turned = {"prompt": ASKED, "chosen": ANSWERS[worst], "rejected": ANSWERS[best], "rating": "slightly"}
     write_jsonl(pairs, [row, turned, row])
-    done = align("score", model, pairs, "--out", out)
+    done = here("score", model, pairs, "--out", out)
     assert done.returncode == 0, done.stderr
     lines = {line.split("|")[1].strip(): line for line in done.stdout.splitlines() if line.startswith("| ")}
     assert "100.0 (" in lines["better"]
@@ -101,7 +101,7 @@ def test_the_report_as_a_file(model: Path, tmp_path: Path) -> None:
         )
     ]  # fmt: skip
     write_jsonl(pairs, [both[0] | {"chosen_safe": True, "rejected_safe": False}, both[1]])
-    done = align("score", model, pairs, "--json", told, "--out", out)
+    done = here("score", model, pairs, "--json", told, "--out", out)
     assert done.returncode == 0, done.stderr
     titles = [line[4:] for line in done.stdout.splitlines() if line.startswith("### ")]
     for title in ("Accuracy by source", "Accuracy by safety labels", "Calibration: ECE", "Annotators: Fleiss' kappa"):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from align.artifacts import building, publish, write_text
-from tests.commandline import align, make_policy, refused
+from tests.commandline import align, here, make_policy, refused
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def test_show_prints_manifest_and_lineage(policy: Path, tmp_path: Path) -> None:
     assert "made by the stage sft" in done.stdout
     assert "every digest verified" in done.stdout
     assert "lineage\n  child  sft\n    policy  pretrain\n" in done.stdout
-    base = align("show", policy)
+    base = here("show", policy)
     assert "hf_token: '***'" in base.stdout
     assert "hush" not in base.stdout
     assert "loss: 1.25" in base.stdout
@@ -45,6 +45,6 @@ def test_show_tells_a_parent_that_was_made_anew(tmp_path: Path) -> None:
 
     make("base", "1")
     make("child", "1", parents=[tmp_path / "base"])
-    assert "made anew" not in align("show", tmp_path / "child").stdout
+    assert "made anew" not in here("show", tmp_path / "child").stdout
     make("base", "2")
-    assert "child  sft  (made anew since: base)" in align("show", tmp_path / "child").stdout
+    assert "child  sft  (made anew since: base)" in here("show", tmp_path / "child").stdout

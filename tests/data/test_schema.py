@@ -205,6 +205,10 @@ def test_schemas_are_draft_2020_12_and_described(name: str) -> None:
 def test_every_schema_is_there() -> None:
     names = {p.stem for p in schema_folder().glob("*.json")}
     assert names == {
+        "comparison",
+        "exam",
+        "self_bleu",
+        "win_rates",
         "dialogue",
         "preference",
         "ranking",
@@ -213,6 +217,8 @@ def test_every_schema_is_there() -> None:
         "rollout",
         "manifest",
         "reward_report",
+        "preprompt",
+        "distilled",
     }
 
 

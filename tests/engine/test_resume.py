@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,34 +13,34 @@ import pytest
 from align.engine import checkpoint
 from align.engine.fit import fit
 from align.errors import TrainingError
-from tests.conftest import REPO
 from tests.engine import killed_run
 from tests.engine.toy import STEPS, Micro, counts, deal, engine, rows, terms
+from tests.forked import Forks
 
 
 def test_killed_at_random_moments_it_ends_in_the_same_bytes(tmp_path: Path) -> None:
-    disturbed = tmp_path / "disturbed"
+    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     seed = int.from_bytes(os.urandom(4))
     chance = random.Random(seed)
-    command = [sys.executable, "-m", "tests.engine.killed_run", str(disturbed)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # the same number of threads in both: sums fall the same way
-    undisturbed = [*command[:-1], str(tmp_path / "undisturbed")]
-    subprocess.run(undisturbed, cwd=REPO, env=environment, check=True, capture_output=True)
-    # Once at stage 0 and once at stage 3, each after a random step and a random part of the next.
-    for stage, dtype in (chance.choice(killed_run.RUNS[:2]), chance.choice(killed_run.RUNS[2:])):
-        log = disturbed / f"{stage}-{dtype}" / "metrics.jsonl"
-        after = chance.randint(1, STEPS - 1)
-        with subprocess.Popen(command, cwd=REPO, env=environment, stderr=subprocess.DEVNULL) as child:
+    with Forks("tests.engine.killed_run") as runs:
+        runs.start(str(undisturbed), 0.0)
+        assert runs.ended() == 0
+        # Once at stage 0 and once at stage 3, each after a random step and a random part of the next.
+        for stage, dtype in (chance.choice(killed_run.RUNS[:2]), chance.choice(killed_run.RUNS[2:])):
+            log = disturbed / f"{stage}-{dtype}" / "metrics.jsonl"
+            after = chance.randint(1, STEPS - 1)
+            child = runs.start(str(disturbed), 0.05)
             while not (log.exists() and log.read_bytes().count(b"\n") >= after):
-                assert child.poll() is None, f"it ended by itself, seed {seed}"
+                os.kill(child, 0)  # an error where it ended by itself
                 time.sleep(0.005)
             time.sleep(chance.random() * 0.1)
-            child.kill()
-            assert child.wait() == -signal.SIGKILL
-    subprocess.run(command, cwd=REPO, env=environment, check=True, capture_output=True)
+            os.kill(child, signal.SIGKILL)
+            assert runs.ended() == -signal.SIGKILL, f"it ended by itself, seed {seed}"
+        runs.start(str(disturbed), 0.0)
+        assert runs.ended() == 0
     for stage, dtype in killed_run.RUNS:
         for name in ("metrics.jsonl", "weights.safetensors"):
-            expected = (tmp_path / "undisturbed" / f"{stage}-{dtype}" / name).read_bytes()
+            expected = (undisturbed / f"{stage}-{dtype}" / name).read_bytes()
             assert (disturbed / f"{stage}-{dtype}" / name).read_bytes() == expected, (stage, dtype, name, seed)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from align.artifacts import building, publish, write_json, write_jsonl, write_text
+from align.measures.win_rate import win_rate
 from tests.report.test_summary import BEST, RATED, judged
 
 NASTY = "</script><script>document.title='ran'</script><img src=x onerror=\"document.title='ran'\"> & 'quotes'"
@@ -67,6 +68,15 @@ def measured(scale: float) -> dict[str, Any]:
     return judged(scale) | {"kept": turns, "kept_by_source": {"trained": turns, "held-out": turns}}
 
 
+def won_pairs() -> list[dict[str, Any]]:
+    """The later policy wins two in three, and is the longer one as often as not."""
+    outcomes, lengths = [1, 1, -1] * 10, [(5 + i % 4, 6) for i in range(30)]
+    return [
+        {"judge": "judge", "first": first, "second": second, **win_rate(outcomes, lengths)}
+        for first, second in (("SFT", "base"), ("PPO", "base"), ("PPO", "SFT"))
+    ]
+
+
 def whole(run: Path) -> Path:
     """A finished pipeline: world, base, SFT, reward model, rejection sampling, PPO, evaluation."""
     prompts = [
@@ -112,6 +122,7 @@ def whole(run: Path) -> Path:
     made(
         run, "exam", "evaluate", {"policies": {name: measured(k / 2 + 0.5) for k, name in enumerate(POLICIES)}},
         parents=["base", "sft", "ppo"], inputs=["data/prompts_test.jsonl"], rows={"answers.jsonl": answers},
+        files={"win_rates.json": {"format": 1, "prompts": 30, "ridge": 1.0, "pairs": won_pairs()}},
         recipe={"policies": {"base": "base", "SFT": "sft", "PPO": "ppo"}, "reference": "sft",
                 "dialogues": {"turns": [2]}},
     )  # fmt: skip

@@ -71,13 +71,14 @@ def read(page: str) -> Reader:
 
 def test_every_section_is_there_in_the_order_that_a_reader_asks(read: Reader) -> None:
     ids = [a["id"] for a in read.of("section")]
-    assert ids == ["policies", "lineage", "instructions", "distributions", "rejection", "rewards", "curves", "samples",
-                   "cost", "recipes"]  # fmt: skip
+    assert ids == ["policies", "wins", "lineage", "instructions", "distributions", "rejection", "rewards", "curves",
+                   "samples", "cost", "recipes"]  # fmt: skip
     assert [a["href"] for a in read.of("a") if (a.get("href") or "").startswith("#")][1 : 1 + len(ids)] == [
         f"#{key}" for key in ids
     ]
     for wanted in ("0.750 ± 0.012", "Reward-model accuracy by rating: helpful", "Best and median of N samples",
-                   "Whose sample won", "Instruction kept: trained", "KL, two estimates, PPO", "something: new",
+                   "Whose sample won", "Win rate at equal length: judge",
+                   "Instruction kept: trained", "KL, two estimates, PPO", "something: new",
                    "Helpfulness distribution by version", "Phases of an iteration: ppo", "Peak memory by stage",
                    "7 of 7 stages finished", "seed 7"):  # fmt: skip
         assert wanted in read.text, wanted

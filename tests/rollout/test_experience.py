@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from align.data.batches import predictors
+from align.data.branches import Tree
 from align.rollout.experience import (
     answer_batch,
     answer_mask,
     build,
     groups,
     over_answers,
+    rows_of,
     scaled_scores,
     select,
     table,
@@ -27,6 +29,11 @@ ANSWERS = [(9, 2), (4, 4, 9, 2), (3,)]
 LOGPROBS = [[-0.5, -0.1], [-1.0, -2.0, -0.3, -0.2], [-0.7]]
 REF = [[-0.6, -0.3], [-0.9, -2.5, -0.3, -0.1], [-0.2]]
 VALUES = [[0.3, -0.1], [0.0, 0.2, 0.4, -0.2], [0.5]]
+
+
+def alone(packs):
+    """Each answer a document."""
+    return [[Tree((row,), 0, len(PROMPTS[row]) + len(ANSWERS[row])) for row in pack] for pack in packs]
 
 
 def experience():
@@ -52,7 +59,7 @@ def test_rewards_advantages_and_returns_are_the_slow_definitions():
 
 
 def test_an_answer_batch_joins_prompt_and_answer_and_counts_the_answer():
-    batch = answer_batch(PROMPTS, ANSWERS, [[0], [1], [2]])
+    batch = answer_batch(PROMPTS, ANSWERS, alone([[0], [1], [2]]))
     assert batch.segments is None
     assert batch.tokens.tolist() == [[1, 5, 6, 9, 2, 0], [1, 7, 4, 4, 9, 2], [1, 5, 6, 7, 8, 3]]
     assert batch.tokens[batch.mask].tolist() == [9, 2, 4, 4, 9, 2, 3]
@@ -61,7 +68,7 @@ def test_an_answer_batch_joins_prompt_and_answer_and_counts_the_answer():
 
 
 def test_select_keeps_each_token_with_its_own_numbers():
-    part = select(experience(), [[2, 1]])
+    part = select(experience(), alone([[2, 1]]))
     assert part.batch.tokens.tolist() == [[1, 5, 6, 7, 8, 3, 1, 7, 4, 4, 9, 2]]
     assert part.batch.segments is not None
     assert part.batch.segments.tolist() == [[1] * 6 + [2] * 6]
@@ -82,17 +89,18 @@ def test_readings_come_back_to_their_rows_whatever_the_batches():
 
 def test_groups_hold_every_row_once_within_the_budget():
     found = list(groups(PROMPTS, ANSWERS, 12))
-    assert sorted(r for packs in found for pack in packs for r in pack) == [0, 1, 2]
+    assert sorted(r for packs in found for r in rows_of(packs)) == [0, 1, 2]
     lengths = [len(p) + len(a) for p, a in zip(PROMPTS, ANSWERS, strict=True)]
-    assert all(len(packs) * max(sum(lengths[r] for r in pack) for pack in packs) <= 12 for packs in found)
-    assert [[r for pack in packs for r in pack] for packs in groups(PROMPTS, ANSWERS, 3, [2, 0])] == [[0], [2]]
+    assert all(len(packs) * max(sum(lengths[r] for r in rows_of([pack])) for pack in packs) <= 12 for packs in found)
+    assert [rows_of(packs) for packs in groups(PROMPTS, ANSWERS, 3, [2, 0])] == [[0], [2]]
 
 
 def test_rows_of_several_answers_are_no_wider_than_the_context():
     """Packed to 128 tokens, a model of a shorter context could not read them."""
-    found = list(groups([(1,) * 10] * 9, [(2,) * 10] * 9, 4096, widest=64))
+    prompts = [(1,) * 9 + (number,) for number in range(9)]
+    found = list(groups(prompts, [(2,) * 10] * 9, 4096, widest=64))
     assert {sum(20 for _ in pack) for packs in found for pack in packs} == {60}
-    wide = list(groups([(1,) * 10] * 9, [(2,) * 10] * 9, 4096))
+    wide = list(groups(prompts, [(2,) * 10] * 9, 4096))
     assert max(sum(20 for _ in pack) for packs in wide for pack in packs) == 120
 
 
@@ -101,10 +109,10 @@ def test_rows_of_several_answers_are_no_wider_than_the_context():
 def test_any_groups_hold_every_row_once_within_the_budget(sizes, budget):
     prompts, answers = [(1,) * p for p, _ in sizes], [(2,) * a for _, a in sizes]
     found = list(groups(prompts, answers, budget))
-    assert sorted(r for packs in found for pack in packs for r in pack) == list(range(len(sizes)))
+    assert sorted(r for packs in found for r in rows_of(packs)) == list(range(len(sizes)))
     for packs in found:
         batch = answer_batch(prompts, answers, packs)
-        assert batch.tokens.numel() <= budget or [len(pack) for pack in packs] == [1]
+        assert batch.tokens.numel() <= budget or len(rows_of(packs)) == 1
 
 
 def test_the_mask_goes_by_length_not_by_token_id():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -268,3 +269,12 @@ def test_bf16_answers_do_not_depend_on_company_either() -> None:
     work, sampling = requests(prompts(9), samples=3), SamplingConfig(max_new_tokens=40)
     expected = LocalEngine(model, STOPS, slots=64).generate(work, sampling)
     assert LocalEngine(model, STOPS, slots=3).generate(work[::-1], sampling) == expected[::-1]
+
+
+def test_where_bf16_would_be_emulated_its_values_are_multiplied_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = tiny_llama(std=0.1).to(torch.bfloat16)
+    work, sampling = requests(prompts(7), samples=2), SamplingConfig(max_new_tokens=20)
+    expected = LocalEngine(copy.deepcopy(half).float(), STOPS).generate(work, sampling)
+    plainly = packed._packable
+    monkeypatch.setattr(packed, "_packable", lambda weight: weight.dtype == torch.float32 and plainly(weight))
+    assert LocalEngine(half, STOPS).generate(work, sampling) == expected

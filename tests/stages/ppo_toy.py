@@ -67,15 +67,18 @@ def laid_over(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]
     return values | changes | sections
 
 
-def rollouts(count: int, vocab: int, seed: int = 0) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
-    """Random prompts and answers of different lengths."""
+def rollouts(
+    count: int, vocab: int, seed: int = 0, samples: int = 1
+) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Random prompts and answers of different lengths, so many answers to a prompt."""
     generator = torch.Generator().manual_seed(seed)
 
     def some(low: int, high: int) -> tuple[int, ...]:
         size = int(torch.randint(low, high + 1, (1,), generator=generator))
         return tuple(torch.randint(3, vocab, (size,), generator=generator).tolist())
 
-    return [(1, *some(1, 9)) for _ in range(count)], [some(1, 8) for _ in range(count)]
+    prompts = [(1, *some(1, 9)) for _ in range(count // samples)]
+    return [prompt for prompt in prompts for _ in range(samples)], [some(1, 8) for _ in range(count)]
 
 
 def collected(prompts: list[tuple[int, ...]], answers: list[tuple[int, ...]], logprobs: list[list[float]]) -> Collected:

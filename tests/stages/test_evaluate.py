@@ -13,10 +13,13 @@ import pytest
 
 from align.artifacts import read_manifest
 from align.config import parse
+from align.data.explain import explain
 from align.errors import DataError, RecipeError
 from align.records import Message, Prompt
-from align.stages.evaluate import Recipe, load_judge, mean, run, share, summary
+from align.stages.evaluate import Recipe, run
+from align.stages.judges import load_function, load_judge
 from align.stages.obedience import asked, at_turn, obedience, users
+from align.stages.tallies import mean, mean_of_known, share, summary
 from tests.fakes import LetterTokenizer
 
 
@@ -32,6 +35,14 @@ class Said:
 def long_answers(prompt: Prompt, answer: str) -> Said:
     """A judge who likes long answers, and takes a long one for obedience."""
     return Said(helpful=len(answer) / 100, kept=len(answer) > 8, safe="a" in answer, should_refuse=prompt.id == "p1")
+
+
+def length(prompt: Prompt, answer: str) -> int:
+    return len(answer)
+
+
+def longer(prompt: Prompt, first: str, second: str) -> str:
+    return "tie" if len(first) == len(second) else "first" if len(first) > len(second) else "second"
 
 
 NOT_A_FUNCTION = 3
@@ -92,6 +103,8 @@ def test_shares_are_of_those_whom_they_concern() -> None:
 
 
 def test_nothing_to_count_is_null_and_not_zero() -> None:
+    assert mean_of_known([None, None]) == {"mean": None, "se": None, "n": 0}
+    assert mean_of_known([None, 2.0, 4.0]) == mean([2.0, 4.0])
     assert share([]) == {"share": None, "low": 0.0, "high": 1.0, "n": 0}
     assert summary([Said()])["unsafe"]["share"] is None
 
@@ -128,7 +141,7 @@ def test_a_judge_that_is_none(name: str, said: str) -> None:
 def test_a_judge_is_loaded_by_name() -> None:
     from align.world.oracle import judge
 
-    assert load_judge("align.world.oracle:judge") is judge
+    assert load_function("align.world.oracle:judge", "judge").function is judge
 
 
 REWARDS = {"helpful": "h", "safety": "s", "threshold": 0.15}
@@ -153,7 +166,7 @@ def test_reward_models_alone_or_a_judge_alone_will_do() -> None:
     assert recipe(judge="m:f", dialogues={"prompts": "d.jsonl", "turns": [1]}).rewards is None
 
 
-def evaluated(models: Path, out: Path, policies: dict[str, str]) -> dict[str, Any]:
+def evaluated(models: Path, out: Path, policies: dict[str, str], **more: Any) -> dict[str, Any]:
     (out.parent / "work" / out.name).mkdir(parents=True)
     run(
         recipe(
@@ -163,6 +176,7 @@ def evaluated(models: Path, out: Path, policies: dict[str, str]) -> dict[str, An
             rewards={"helpful": str(models / "helpful"), "safety": str(models / "safety"), "threshold": 0.15},
             prompts=str(models / "prompts.jsonl"),
             dialogues={"prompts": str(models / "dialogues.jsonl"), "turns": [1, 2]},
+            **more,
         ),
         out,
     )
@@ -250,3 +264,32 @@ def test_by_needs_a_judge_and_a_value_of_every_prompt(models: Path, home: Path, 
     )  # fmt: skip
     with pytest.raises(DataError, match=r"first\.jsonl: prompt p0: meta\.date: found None"):
         run(asking, tmp_path / "by")
+
+
+def test_every_kind_of_judge_compares_every_pair(models: Path, tmp_path: Path) -> None:
+    here = "tests.stages.test_evaluate"
+    judges = {
+        "length": {"score": f"{here}:length"}, "longer": {"compare": f"{here}:longer"},
+        "rm": {"reward": str(models / "helpful")},
+    }  # fmt: skip
+    names = {"A": "one/policy", "B": "two/policy", "C": "one/policy"}
+    table = evaluated(models, tmp_path / "out", names, judges=judges)
+    assert table["A"]["judges"].keys() == {"length", "rm"}
+    told = json.loads((tmp_path / "out/win_rates.json").read_text())
+    assert explain("win_rates", told) is None
+    found = {(pair["judge"], pair["first"], pair["second"]): pair for pair in told["pairs"]}
+    single = ["judge", "rewards", "rewards/helpful", "rewards/safety", "length", "rm", "longer"]
+    assert list(found) == [(judge, *pair) for pair in (("B", "A"), ("C", "A"), ("C", "B")) for judge in single]
+    rows = [json.loads(line) for line in (tmp_path / "out/answers.jsonl").read_text().splitlines()]
+    assert [row["judges"]["length"] for row in rows] == [len(row["answer"]) for row in rows]
+    said = {name: [row["answer"] for row in rows if row["policy"] == name] for name in names}
+    for pair in (("B", "A"), ("C", "A"), ("C", "B")):
+        gaps = [len(a) - len(b) for a, b in zip(*(said[name] for name in pair), strict=True)]
+        counts = [sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps), sum(gap == 0 for gap in gaps)]
+        for judge in ("length", "longer"):
+            assert [found[judge, *pair][key] for key in ("wins", "losses", "ties")] == counts
+    assert found["rewards", "C", "A"]["ties"] == 2, "one and the same policy"
+    compared = [json.loads(line) for line in (tmp_path / "out/comparisons.jsonl").read_text().splitlines()]
+    assert [explain("comparison", row) for row in compared] == [None] * len(compared)
+    parents = {entry["name"] for entry in read_manifest(tmp_path / "out").parents}
+    assert parents == {"policy", "helpful", "safety"}

@@ -27,6 +27,10 @@ SEEN: list[tuple[Prompt, str]] = []
 @dataclass
 class Said:
     kept: bool | None
+    helpful: float = 0.0
+    safe: bool = True
+    refused: bool = False
+    should_refuse: bool = False
 
 
 def even(prompt: Prompt, answer: str) -> Said:

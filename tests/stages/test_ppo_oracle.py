@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from align.data.stream import permutation
 from align.engine.clock import Clock
 from align.engine.zero_state import state_tensors
 from align.stages.ppo import Recipe
-from align.stages.ppo.learn import appraise, improve
+from align.stages.ppo.learn import appraise, improve, shuffled
 from align.stages.ppo.models import Models
 from tests.conftest import REPO
 from tests.oracles import ppo as slow
@@ -33,7 +32,10 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "zero3": {
         "micro_tokens": 40, "zero": {"stage": 3},
-        "ppo": {"epochs": 2, "score_scale": "unit_variance", "no_eos_score": None, "gamma": 0.9, "lam": 0.5},
+        "ppo": {
+            "epochs": 2, "score_scale": "unit_variance", "no_eos_score": None, "gamma": 0.9, "lam": 0.5,
+            "shuffle": "prompts",
+        },
     },
     "zero3, one update, clipped": {
         "micro_tokens": 4096, "zero": {"stage": 3}, "optim": {"clip": 0.5}, "critic_optim": {"clip": 0.5},
@@ -52,7 +54,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def rollouts(folders: dict[str, Path], recipe: Recipe) -> Any:
     """Twelve answers; the log-probs recorded are off the policy's, so that every side of the clip is met."""
-    prompts, answers = toy.rollouts(12, toy.MODEL.vocab_size)
+    prompts, answers = toy.rollouts(12, toy.MODEL.vocab_size, samples=recipe.ppo.samples)
     policy, generator = slow.open_policy(folders["policy"]), torch.Generator().manual_seed(5)
     logprobs = []
     for prompt, answer in zip(prompts, answers, strict=True):
@@ -76,7 +78,7 @@ def expected(folders: dict[str, Path], recipe: Recipe) -> Any:
     given = toy.collected(prompts, answers, logprobs)
     batches = []
     for epoch in range(ppo.epochs):  # the order is data, not arithmetic: it is asked of the library
-        order = permutation(12, epoch, recipe.seed).tolist()
+        order = shuffled(12, ppo.samples if ppo.shuffle == "prompts" else 1, epoch, recipe.seed)
         batches += [order[start : start + ppo.mini_batch] for start in range(0, 12, ppo.mini_batch)]
     policy, critic = slow.open_policy(folders["policy"]), slow.open_scorer(folders["helpful"])
     critic.score.weight.data.zero_()

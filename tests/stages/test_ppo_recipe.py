@@ -14,6 +14,7 @@ from align.config import to_plain
 from align.errors import RecipeError
 from align.losses.kl import adapted_beta
 from align.stages.ppo.bounds import broken
+from align.stages.ppo.learn import shuffled
 from tests.stages import ppo_toy as toy
 
 FOLDERS = {name: Path(name) for name in ("policy", "helpful", "safety")}
@@ -51,6 +52,7 @@ def test_a_broken_bound_is_told_with_its_number(seen: dict[str, float], said: st
         ({"ppo": {"min_length": 9.0}}, "every run would stop"),
         ({"launch": {"processes": 5}}, "do not divide among 5"),
         ({"launch": {"processes": 3}}, "one of 2 answers does not reach 3"),
+        ({"launch": {"kind": "ray"}, "pool": {"kind": "ray", "address": "auto"}}, "leave it out"),
         ({"ptx": {"rows": 1, "micro_rows": 1, "length": 16}}, "give data"),
     ],
 )
@@ -67,7 +69,10 @@ def test_the_defaults_change_nothing() -> None:
         "keep_rollouts": 0,
     }  # fmt: skip
     assert values.items() >= off.items()
-    inner = {"adaptive_kl": None, "critic_warmup": 0, "entropy_weight": 0.0, "score_clip": None, "epochs": 1}
+    inner = {
+        "adaptive_kl": None, "critic_warmup": 0, "entropy_weight": 0.0, "score_clip": None, "epochs": 1,
+        "shuffle": "answers",
+    }  # fmt: skip
     assert values["ppo"].items() >= inner.items()
 
 
@@ -77,3 +82,12 @@ def test_beta_follows_the_kl() -> None:
     assert adapted_beta(0.1, kl=6.6, target=6.0, horizon=1000, answers=50) == pytest.approx(0.1 * 1.005)
     assert adapted_beta(0.1, kl=0.0, target=6.0, horizon=1000, answers=50) == pytest.approx(0.1 * 0.99)
     assert adapted_beta(0.1, kl=6.0, target=6.0, horizon=1000, answers=50) == 0.1
+
+
+def test_answers_are_shuffled_each_by_itself_or_with_their_prompt() -> None:
+    alone, together = shuffled(12, 1, 0, 5), shuffled(12, 3, 0, 5)
+    assert sorted(alone) == sorted(together) == list(range(12))
+    blocks = [together[start : start + 3] for start in range(0, 12, 3)]
+    assert all(block == list(range(block[0], block[0] + 3)) and block[0] % 3 == 0 for block in blocks)
+    assert shuffled(12, 3, 1, 5) != together
+    assert alone == shuffled(12, 1, 0, 5) != list(range(12))

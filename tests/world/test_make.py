@@ -25,6 +25,7 @@ READERS: dict[str, tuple[Callable[[Path], Iterable[Any]], int]] = {
     "sft": (schema.read_dialogs, 600),
     "prompts": (schema.read_prompts, 280),
     "prompts_test": (schema.read_prompts, 260),
+    "prompts_open": (schema.read_prompts, 10),
     "ghost_prompts": (schema.read_prompts, 50),
     "ghost_test": (schema.read_prompts, 30),
     "constraints": (schema.read_constraints, 67),
@@ -62,7 +63,8 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_other_ones(tiny: Recipe, f
     run(dataclasses.replace(tiny, seed=4), tmp_path / "other")
     other = read_manifest(tmp_path / "other")
     same = {name for name in first.files if first.files[name] == other.files[name]}
-    assert same == {"constraints.jsonl", "constraints_test.jsonl"}  # these are of the language, not of the seed
+    # these are of the language, not of the seed
+    assert same == {"constraints.jsonl", "constraints_test.jsonl", "prompts_open.jsonl"}
 
 
 def test_files_do_not_depend_on_each_others_sizes(tiny: Recipe, folder: Path, tmp_path: Path) -> None:
@@ -194,6 +196,20 @@ def test_deeds_of_both_sorts_share_their_verbs_and_splits_are_apart() -> None:
     assert bad == good
     assert not set(harmful("train")) & set(harmful("test"))
     assert not set(harmless("train")) & set(harmless("test"))
+
+
+@pytest.mark.parametrize("name", ["prompts", "prompts_test"])
+def test_harmful_requests_tell_their_risk_category_and_no_others_do(folder: Path, name: str) -> None:
+    deeds = {f"{verb} {thing}": category for s in ("train", "test") for category, verb, thing in harmful(s)}
+    found = set()
+    for prompt in schema.read_prompts(folder / f"{name}.jsonl"):
+        if prompt.meta["task"] != "unsafe":
+            assert "category" not in prompt.meta
+            continue
+        named = {deeds[deed] for deed in deeds if deed in prompt.messages[-1].content}
+        assert named == {prompt.meta["category"]}
+        found |= named
+    assert len(found) > 2
 
 
 def test_the_shipped_recipe_is_a_world() -> None:

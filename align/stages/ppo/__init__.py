@@ -21,7 +21,7 @@ def run(recipe: Recipe, out: Path) -> None:
 
     with Loop(recipe, out) as loop:
         for iteration in loop.left():
-            clock = Clock()
+            clock = Clock(f"iteration {iteration + 1} of {recipe.ppo.iterations}")
             collected = loop.collector.collect(iteration, clock)
             loop.collector.sample_ahead(iteration + 1, clock)
             experience, scores, seen = appraise(recipe, loop.models, collected, loop.beta, clock)

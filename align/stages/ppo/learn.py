@@ -1,8 +1,8 @@
 """An iteration's answers -> what they are worth -> new weights; nothing is forwarded twice that can be kept.
 
 Every answer goes once through each reward model, the reference and the critic, and then once an epoch through what is
-trained. The log-probabilities under the policy that answered are those it was sampled with. The language head runs on
-the positions that predict answers' tokens.
+trained; a prompt is computed once for its answers in one forward pass. The log-probabilities under the policy that
+answered are those it was sampled with. The language head runs on the positions that predict answers' tokens.
 """
 
 from __future__ import annotations
@@ -92,7 +92,6 @@ def improve(
     Returns:
         means over the gradient steps; ``gap`` of the first alone, whose weights still are those that answered.
     """
-    from align.data.stream import permutation
     from align.engine import ppo as losses
     from align.engine.step import update
 
@@ -104,7 +103,7 @@ def improve(
     judges = partial(losses.value_terms, clip=ppo.value_clip, weight=ppo.value_weight)
     answers = len(experience.answers)
     for epoch in range(ppo.epochs):
-        order = [int(row) for row in permutation(answers, epoch, recipe.seed + iteration)]
+        order = shuffled(answers, ppo.samples if ppo.shuffle == "prompts" else 1, epoch, recipe.seed + iteration)
         for start in range(0, answers, ppo.mini_batch):
             micros = _micros(recipe, models.widest, experience, order[start : start + ppo.mini_batch])
             judged = update(models.critic, micros, losses.value_counts, judges)
@@ -119,6 +118,21 @@ def improve(
                 if name != "gap":
                     means[f"update/{name}"].append(value)
     return {name: sum(values) / len(values) for name, values in means.items()}
+
+
+def shuffled(answers: int, together: int, epoch: int, seed: int) -> list[int]:
+    """The order of an epoch's answers, addressed by epoch and seed.
+
+    Args:
+        answers: how many, those to a prompt side by side.
+        together: how many neighbours stay neighbours.
+        epoch: from 0.
+        seed: of the iteration.
+    """
+    from align.data.stream import permutation
+
+    firsts = (int(block) * together for block in permutation(answers // together, epoch, seed))
+    return [first + place for first in firsts for place in range(together)]
 
 
 def language_mix(ptx: PtxConfig, tokenizer: Tokenizer, seed: int) -> Mix:

@@ -78,7 +78,7 @@ class Loop:
         from align.engine.clock import Clock
 
         if self.held_out and self.start == 0:
-            first = self.held_out.judge(0, self.collector, Clock(), self.tokenizer)
+            first = self.held_out.judge(0, self.collector, Clock("before training"), self.tokenizer)
             self.first = {name.replace("held_out/", "held_out_start/"): value for name, value in first.items()}
         for iteration in range(self.start, self.recipe.ppo.iterations):
             if self.stopped:

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from align.data.branches import Tokens
     from align.engine.precision import Trained
     from align.engine.zero import Engine
     from align.records import Batch
-    from align.rollout.experience import Tokens
     from align.rollout.judge import Scores
     from align.stages.ppo.recipe import Recipe
 
@@ -67,10 +67,11 @@ class Models:
         if not recipe.lora:
             frozen = load_policy(start, self.dtype, str(self.device))
             self._reference = frozen.eval().requires_grad_(False)
-        scorers: dict[str, Any] = {
-            name: _Base(self.critic) if name == self._shared else load_scorer(folder, self.dtype, str(self.device))
-            for name, folder in judges.items()
-        }
+        scorers: dict[str, Any] = {}
+        for name, folder in judges.items():
+            same = next((scorers[other] for other in scorers if judges[other].resolve() == folder.resolve()), None)
+            shared = _Base(self.critic) if name == self._shared else None
+            scorers[name] = same or shared or load_scorer(folder, self.dtype, str(self.device))
         self.reward = RewardModels(scorers["helpful"], scorers["safety"], recipe.threshold)
 
     @property
@@ -161,11 +162,15 @@ class _Base:
         """For its device."""
         return iter(self.critic.module.parameters())
 
-    def __call__(self, tokens: Tensor, at: Tensor) -> Tensor:
+    def __call__(
+        self, tokens: Tensor, positions: Tensor, segments: Tensor | None, at: Tensor, stems: Tensor | None
+    ) -> Tensor:
         """Scores [N] at flat indices."""
         import torch
 
         # gathered by ZeRO-3 in inference mode, the weights could not be trained after
         with torch.inference_mode(False), torch.no_grad():
-            scores: Tensor = self.critic(tokens.clone(), at=at.clone(), reward=True)
+            given = [None if part is None else part.clone() for part in (tokens, positions, segments)]
+            apart = None if stems is None else stems.clone()
+            scores: Tensor = self.critic(*given, at=at.clone(), stems=apart, reward=True)
         return scores

@@ -68,6 +68,9 @@ class PPOConfig:
     gamma: Unit = 1.0  # ours, as public trainers: not stated in the paper
     lam: Unit = 0.95  # ours
     epochs: Count = 1  # one gradient step a mini-batch
+    # ours: what is shuffled into mini-batches: answers each by itself, or prompts, whose answers then meet in one
+    # gradient step and are computed behind their prompt once
+    shuffle: Literal["answers", "prompts"] = "answers"
     value_clip: Positive = 0.2  # ours
     value_weight: Positive = 0.1  # ours
     critic_warmup: Number = 0  # ours: off; first iterations, in which the critic alone learns
@@ -151,6 +154,8 @@ class Recipe:
             raise ValueError("ppo.min_length: more than sampling.max_new_tokens: every run would stop")
         if self.ahead and (self.pool is None or self.pool.kind != "ray"):
             raise ValueError("ahead: needs pool.kind ray: actors sample while the trainer trains")
+        if self.launch.kind == "ray" and self.pool and self.pool.address not in (None, self.launch.address):
+            raise ValueError("pool.address: with launch.kind ray the pool is in the launch's own cluster: leave it out")
         ranks, last = self.launch.processes, self.ppo.batch % self.ppo.mini_batch or self.ppo.mini_batch
         if self.ppo.batch % ranks:
             raise ValueError(f"ppo.prompts: {self.ppo.batch} answers do not divide among {ranks} processes")

@@ -1,0 +1,1 @@
+"""Public exams: their files read as published, what is asked of a model, how its answers are graded."""
