@@ -206,6 +206,11 @@ def test_turns_that_a_dialogue_or_its_context_has_no_room_for_are_left_out(tmp_p
         )  # fmt: skip
 
     assert kept([long], "one") == {2: {"": [False]}, 3: {}, 20: {}}
+    roomy = {"prompts": "d.jsonl", "turns": [2, 3, 20], "sampling": {"max_new_tokens": 480}}  # of a context of 500
+    tight = obedience(
+        Scripted(), LetterTokenizer(), [short], long_answers, recipe(judge="m:f", dialogues=roomy), tmp_path / "t", 500,  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert tight == {2: {}, 3: {}, 20: {}}, "the dialogues' own sampling says how much room an answer takes"
     assert kept([long, short], "two") == {2: {"": [False, False]}, 3: {"": [False]}, 20: {}}
 
 
