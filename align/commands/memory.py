@@ -47,6 +47,8 @@ def _start(task: Task) -> str | None:
         return str(recipe.policies[-1]) if recipe.policies else None
     if task.stage == "evaluate":
         return str(recipe.reference)
+    if task.stage == "attention":
+        return str(next(iter(recipe.policies.values())))
     if task.stage == "temperature":
         return str(next(iter(recipe.policies.values())))
     return getattr(recipe, "policy", None)
@@ -129,6 +131,10 @@ def _judges(recipe: Any) -> dict[str, str]:
     return {name: folder for name, folder in named.items() if folder is not None}
 
 
+def _looking(recipe: Any, model: LlamaConfig, size: Size) -> dict[str, Memory]:
+    return {"policy": scoring(model, dtype="fp32", head=False)}  # one after another
+
+
 _PARTS: dict[str, Callable[[Any, LlamaConfig, Size], dict[str, Memory]]] = {
     **{stage: _fit(head) for stage, head in TRAINED.items()},
     "ppo": _ppo,
@@ -136,5 +142,6 @@ _PARTS: dict[str, Callable[[Any, LlamaConfig, Size], dict[str, Memory]]] = {
     "ghost": _sampled,
     "distill": _sampled,
     "evaluate": _sampled,
+    "attention": _looking,
     "temperature": _sampled,
 }

@@ -111,7 +111,8 @@ def run(solution: str, test: str, limits: Limits) -> Ran:
         return Ran("failed", text.removeprefix("failed: "))
     if text == "out of memory":
         return Ran("out of memory")
-    if code < 0 and spent > limits.seconds - 0.1:
+    # a signal ended it, which some versions of ``unshare`` tell as an exit code of their own
+    if code != 0 and spent > limits.seconds - 0.1:
         return Ran("timed out", f"after {limits.seconds} seconds of processor time")
     return Ran("ended early", f"exit code {code}")
 

@@ -14,6 +14,7 @@ from align.pipeline import load_pipeline
 from align.runner import STAGES, make_task
 from align.values import leaves
 from tests.stages import ppo_toy as toy
+from tests.test_recipes import filled
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 GIB = 2**30
@@ -27,6 +28,7 @@ def test_check_knows_what_every_stage_uses() -> None:
 def test_every_pattern_is_a_key_of_some_shipped_pipeline() -> None:
     given = ["model=given", "data=given"]
     tasks = [task for path in RECIPES.glob("*/pipeline.yaml") for task in load_pipeline(path, given).tasks]
+    tasks += [filled(path) for path in (RECIPES / "exams").glob("*.yaml")]  # of no pipeline
     found = {(task.stage, key) for task in tasks for key, _ in leaves(task.plain)}
     ptx = {"data": [{"path": "d.jsonl"}], "text": ["t.txt"], "rows": 1, "micro_rows": 1, "length": 64}
     whole = toy.recipe(

@@ -29,7 +29,8 @@ class Table:
         self.out = out.requires_grad_()
         self.device, self.steps, self.grad_norm, self.lr = torch.device("cpu"), 0, 0.0, 0.0
 
-    def __call__(self, tokens: Tensor, positions: Tensor, segments: Tensor, at: Tensor) -> Tensor:
+    def __call__(self, tokens: Tensor, positions: Tensor, segments: Tensor, at: Tensor, stems: Tensor | None) -> Tensor:
+        assert stems is None
         assert tokens.shape == positions.shape == segments.shape == (B, T)
         return self.out[at]
 
