@@ -12,7 +12,7 @@ from typing import Any
 
 from align.errors import DataError, nearest
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".parquet")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".tsv", ".parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,9 @@ def read_rows(path: str | Path) -> Iterator[tuple[Place, dict[str, Any] | Any | 
 
     Args:
         path: a ``.jsonl``, ``.jsonl.gz`` or ``.parquet`` file, ``.json`` or ``.json.gz`` with one array of rows,
-            ``.csv`` whose first line names the columns (all text), or ``hf:owner/name[:split]``. Blank lines of JSONL
-            are passed over; nulls of a table's columns are taken as left out.
+            ``.csv`` or ``.tsv`` (where quotes are text) whose first line names the columns (all text), or
+            ``hf:owner/name[:split]``. Blank lines of JSONL are passed over; nulls of a table's columns are taken as
+            left out.
 
     Raises:
         DataError: no such file or set, an unknown suffix, a broken file.
@@ -52,8 +53,8 @@ def read_rows(path: str | Path) -> Iterator[tuple[Place, dict[str, Any] | Any | 
         yield from _table(name, "parquet", {"data_files": name, "split": "train"})
     elif name.endswith((".json", ".json.gz")):
         yield from _array(path)
-    elif path.suffix == ".csv":
-        yield from _csv(path)
+    elif path.suffix in (".csv", ".tsv"):
+        yield from _columns(path)
     else:
         yield from _lines(path)
 
@@ -72,9 +73,12 @@ def _array(path: Path) -> Iterator[tuple[Place, Any]]:
         yield Place(str(path), number), row
 
 
-def _csv(path: Path) -> Iterator[tuple[Place, Any]]:
+def _columns(path: Path) -> Iterator[tuple[Place, Any]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        lines = csv.reader(file, strict=True)
+        if path.suffix == ".csv":
+            lines = csv.reader(file, strict=True)
+        else:
+            lines = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         try:
             columns = next(lines, [])
             if not columns or len(set(columns)) < len(columns):
@@ -87,7 +91,7 @@ def _csv(path: Path) -> Iterator[tuple[Place, Any]]:
                     told = f"{place}: found {len(values)} fields, expected {len(columns)}: {', '.join(columns)}"
                     yield place, DataError(told)
         except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"{path}:{lines.line_num + 1}: not CSV in UTF-8: {error}") from error
+            raise DataError(f"{path}:{lines.line_num + 1}: not {path.suffix[1:].upper()} in UTF-8: {error}") from error
 
 
 def _lines(path: Path) -> Iterator[tuple[Place, Any]]:

@@ -17,7 +17,7 @@ import pydantic
 from align.config import config
 from align.errors import DataError
 from align.exams.question import Form, Normalise, Question, assistant, user
-from align.exams.rows import read_columns
+from align.exams.rows import read_objects
 
 COLUMNS = ("Category", "Question", "Best Answer", "Correct Answers", "Incorrect Answers")
 
@@ -58,13 +58,13 @@ def read(path: str | Path, primer: bool = True) -> list[Question]:
         primer: ask behind the authors' six questions and answers; in a chat they are turns.
 
     Raises:
-        DataError: see :func:`align.exams.rows.read_columns`; a best answer that is none of the correct ones.
+        DataError: see :func:`align.exams.rows.read_objects`; a best answer that is none of the correct ones.
     """
     before = PRIMER if primer else ()
     turns = tuple(turn for asked, said in before for turn in (user(asked), assistant(said)))
     text = "".join(f"Q: {asked}\nA: {said}\n\n" for asked, said in before)
     found = []
-    for number, (where, row) in enumerate(read_columns(path, COLUMNS, ","), 1):
+    for number, (where, row) in enumerate(read_objects(path, COLUMNS), 1):
         true, false = (answers(row[name], f"{where}: {name}") for name in ("Correct Answers", "Incorrect Answers"))
         best = closed(row["Best Answer"])
         if best not in true:

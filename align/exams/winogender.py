@@ -22,7 +22,7 @@ import pydantic
 from align.config import config
 from align.errors import DataError, nearest
 from align.exams.question import Form, Normalise, Question, user
-from align.exams.rows import read_columns
+from align.exams.rows import read_objects
 
 PRONOUNS: Mapping[str, tuple[str, ...]] = {
     "male": ("he", "him", "his"),
@@ -51,11 +51,11 @@ def read(path: str | Path, shares: Mapping[str, float] | None = None) -> list[Qu
         shares: per cent of women in each occupation; without it nothing is known to be a gotcha.
 
     Raises:
-        DataError: see :func:`align.exams.rows.read_columns`; a ``sentid`` of another form, a sentence without the
+        DataError: see :func:`align.exams.rows.read_objects`; a ``sentid`` of another form, a sentence without the
             two mentions or without exactly one pronoun of its gender, an occupation that ``shares`` has not.
     """
     found = []
-    for where, row in read_columns(path, ("sentid", "sentence"), "\t"):
+    for where, row in read_objects(path, ("sentid", "sentence")):
         occupation, participant, answer, gender = parts(row["sentid"], where)
         sentence = row["sentence"].strip()
         for mention in (occupation, participant):
@@ -116,10 +116,10 @@ def read_shares(path: str | Path) -> dict[str, float]:
     """Per cent of women in each occupation, from ``occupations-stats.tsv``.
 
     Raises:
-        DataError: see :func:`align.exams.rows.read_columns`; a share that is none.
+        DataError: see :func:`align.exams.rows.read_objects`; a share that is none.
     """
     found = {}
-    for where, row in read_columns(path, ("occupation", SHARE), "\t"):
+    for where, row in read_objects(path, ("occupation", SHARE)):
         try:
             share = float(row[SHARE])
         except ValueError:

@@ -71,8 +71,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     write(tmp_path / "prompts.jsonl", {"id": "a", "prompt": [USER]})
     with pytest.raises(DataError, match=r"promts\.jsonl: no such file \(did you mean 'prompts\.jsonl'\?\)"):
         list(read_prompts(tmp_path / "promts.jsonl"))
-    with pytest.raises(DataError, match=r"found suffix '\.tsv', expected one of"):
-        list(read_prompts(tmp_path / "prompts.tsv"))
+    with pytest.raises(DataError, match=r"found suffix '\.xlsx', expected one of"):
+        list(read_prompts(tmp_path / "prompts.xlsx"))
     (tmp_path / "x.parquet").write_bytes(b"not parquet")
     with pytest.raises(DataError, match=r"x\.parquet: cannot be read"):
         list(read_prompts(tmp_path / "x.parquet"))

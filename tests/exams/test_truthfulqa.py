@@ -62,10 +62,10 @@ def test_what_is_asked(tmp_path: Path) -> None:
             [GOOD, (*GOOD[:2], "Maybe", *GOOD[3:])],
             "t.csv:3: Best Answer: found 'Maybe.', expected one of Correct Answers",
         ),
-        ([(*GOOD[:4], "")], "t.csv:2: Incorrect Answers: found nothing"),
+        ([(*GOOD[:4], "")], "t.csv:2: Incorrect Answers: found ''"),
         ([(*GOOD[:4], " ; ")], "t.csv:2: Incorrect Answers: found ' ; ', expected answers between semicolons"),
-        ([GOOD[:3]], "t.csv:2: found 3 columns, expected 5"),
-        ([(GOOD[0], "two\nlines", *GOOD[2:]), GOOD[:2]], "t.csv:4: found 2 columns"),
+        ([GOOD[:3]], "t.csv:2: found 3 fields, expected 5"),
+        ([(GOOD[0], "two\nlines", *GOOD[2:]), GOOD[:2]], "t.csv:4: found 2 fields"),
     ],
 )
 def test_a_bad_row_is_named_by_file_line_and_field(tmp_path: Path, rows: list[tuple[str, ...]], said: str) -> None:
@@ -76,12 +76,12 @@ def test_a_bad_row_is_named_by_file_line_and_field(tmp_path: Path, rows: list[tu
 
 def test_a_bad_file_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", GOOD, head=("Category", "Qestion", *COLUMNS[2:]))
-    with pytest.raises(DataError, match=r"t\.csv:1: Question: found no such column \(did you mean 'Qestion'\?\)"):
+    with pytest.raises(DataError, match=r"t\.csv:2: Question: found no such field \(did you mean 'Qestion'\?\)"):
         read(path)
     with pytest.raises(DataError, match=r"no such file \(did you mean 't\.csv'\?\)"):
         read(tmp_path / "tt.csv")
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="not UTF-8"):
+    with pytest.raises(DataError, match="not CSV in UTF-8"):
         read(path)
 
 

@@ -88,7 +88,7 @@ def test_without_shares_no_gotcha_is_told(tmp_path: Path) -> None:
             "found no pronoun, expected one male pronoun",
         ),
         ("nurse.patient.1.male.txt\tHe is the nurse, the patient is his.", "expected one male pronoun"),
-        ("nurse.patient.1.male.txt", "w.tsv:2: found 1 columns, expected 2"),
+        ("nurse.patient.1.male.txt", "w.tsv:2: found 1 fields, expected 2"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, line: str, said: str) -> None:
