@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from align.config import parse, to_plain
+from align.engine.launch import LaunchConfig
 from align.errors import ArtifactError, DataError, RecipeError, RolloutError, WeightsError
 from align.model.weights import save_policy, save_scorer
 from align.records import Request, Rollout
@@ -242,6 +243,12 @@ def test_the_page_on_ray_shows_settings_that_are_read_and_a_cluster_that_ray_tak
 
     docs = Path(__file__).parents[2] / "docs"
     shown = re.findall(r"```yaml\n(.*?)```", (docs / "ray.md").read_text(), re.DOTALL)
-    assert [parse(PoolConfig, yaml.safe_load(text)["pool"], "docs/ray.md").kind for text in shown] == 3 * ["ray"]
+    read = {"pool": PoolConfig, "launch": LaunchConfig}
+    kinds = [
+        (section, parse(read[section], values, "docs/ray.md").kind)
+        for text in shown
+        for section, values in yaml.safe_load(text).items()
+    ]
+    assert sorted(kinds) == [("launch", "ray")] + 3 * [("pool", "ray")]
     schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
     jsonschema.validate(yaml.safe_load((docs / "ray-cluster.yaml").read_text()), schema)
