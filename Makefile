@@ -34,8 +34,8 @@ fix: $(READY) ## let ruff mend what it can
 	@$(BIN)/ruff check --no-cache --fix .
 	@$(BIN)/ruff format --no-cache .
 
-# Three processes with a thread each, for tests also wait; a file's tests in one of them; ARGS="-n 0" is one process, ARGS="-k word" some tests.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+# Two processes with a thread each, a file's tests in one of them; ARGS="-n 0" is one process, ARGS="-k word" some tests.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(READY) ## the tests, slow ones left out (ARGS="-k word", ARGS="tests/losses")
 	@$(PYTEST) -m "not slow" $(ARGS)

@@ -40,10 +40,11 @@ def undisturbed(models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return found
 
 
+@pytest.mark.slow  # quickly, a pool whose actors are killed and hang: tests/rollout/test_pool.py
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize(
     ("number", "timeout"),
-    [(signal.SIGKILL, 120.0), pytest.param(signal.SIGSTOP, 4.0, marks=pytest.mark.slow)],
+    [(signal.SIGKILL, 120.0), (signal.SIGSTOP, 4.0)],
     ids=["kill", "hang"],
 )
 def test_actors_struck_twice_leave_the_same_bytes(
