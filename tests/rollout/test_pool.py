@@ -156,7 +156,9 @@ def test_work_goes_on_without_an_actor_for_which_there_is_no_place(capfd: pytest
         crowded.close()
     said = capfd.readouterr().err
     # 1 CPU is free, or none while Ray still takes back what an actor of the test before held
-    told = r"not up yet\) did not answer within 3 s \(it asks for 3 CPUs and 0 GPUs; free in the cluster: [01] of 4 CPUs"
+    told = (
+        r"not up yet\) did not answer within 3 s \(it asks for 3 CPUs and 0 GPUs; free in the cluster: [01] of 4 CPUs"
+    )
     assert re.search(told, said), said
     assert "1 actors go on" in said
     with pytest.raises(RolloutError, match=r"asks for 5 CPUs .* at starting; 1 actors were lost so"):
