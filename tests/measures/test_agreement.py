@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import math
-import os
 import random
 from itertools import combinations
 from pathlib import Path
@@ -163,13 +162,9 @@ def cohen(first: list[int], second: list[int]) -> float:
     return (observed - chance) / (1 - chance)
 
 
-def test_pandalm_agrees_as_its_authors_say() -> None:
+def test_pandalm_agrees_as_its_authors_say(shared_data: Path) -> None:
     """Three annotators, 999 pairs; the paper (arXiv 2306.05087) tells Cohen's kappas above 0.85."""
-    folder = os.environ.get("ALIGN_DATA")
-    path = Path(folder or "") / "preference" / "pandalm_testset_v1.json.gz"
-    if not folder or not path.is_file():
-        pytest.skip("ALIGN_DATA does not name a folder with the PandaLM test set")
-    with gzip.open(path) as file:
+    with gzip.open(shared_data / "preference" / "pandalm_testset_v1.json.gz") as file:
         rows = json.load(file)
     sides: dict[int, Vote] = {0: "tie", 1: "chosen", 2: "rejected"}
     voted = [[row[f"annotator{i}"] for i in (1, 2, 3)] for row in rows]
