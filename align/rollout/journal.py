@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from align.errors import ArtifactError
+from align.files import whole_lines
 from align.records import Request, Rollout
 from align.rollout.backend import SamplingConfig
 
@@ -87,26 +88,18 @@ def read(path: Path) -> Iterator[Rollout]:
     Raises:
         ArtifactError: a whole line is none of ours.
     """
-    if not path.exists():
-        return
-    whole = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                os.truncate(path, whole)
-                return
-            whole += len(line)
-            try:
-                found = json.loads(line)
-                if not isinstance(found, list):
-                    raise TypeError(f"found a {type(found).__name__}, expected a list of rollouts")
-                rollouts = [
-                    Rollout(prompt, sample, tuple(tokens), tuple(logprobs), finish, version)
-                    for prompt, sample, tokens, logprobs, finish, version in found
-                ]
-            except (ValueError, TypeError) as error:
-                raise ArtifactError(f"{path}:{number}: no line of a journal ({error}); delete the file") from error
-            yield from rollouts
+    for number, line in enumerate(whole_lines(path), 1):
+        try:
+            found = json.loads(line)
+            if not isinstance(found, list):
+                raise TypeError(f"found a {type(found).__name__}, expected a list of rollouts")
+            rollouts = [
+                Rollout(prompt, sample, tuple(tokens), tuple(logprobs), finish, version)
+                for prompt, sample, tokens, logprobs, finish, version in found
+            ]
+        except (ValueError, TypeError) as error:
+            raise ArtifactError(f"{path}:{number}: no line of a journal ({error}); delete the file") from error
+        yield from rollouts
 
 
 def _plain(rollout: Rollout) -> list[object]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from align.errors import RolloutError
+from align.files import append_line, whole_lines
 
 AT_ONCE = 2048  # rows between two writes
 
@@ -78,11 +78,7 @@ class ScoreBook:
     def _write(self, keys: Sequence[bytes], scores: Sequence[float]) -> None:
         if bad := sum(not math.isfinite(score) for score in scores):
             raise RolloutError(f"{self.path.stem}: {bad} of {len(scores)} scores are not finite; is the model sound?")
-        line = json.dumps([[key.hex() for key in keys], list(scores)]) + "\n"
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self.path, [[key.hex() for key in keys], list(scores)])
         # the first reading stays: what it gave may be written elsewhere already
         self._scores = dict(zip(keys, scores, strict=True)) | self._scores
 
@@ -92,12 +88,7 @@ def _key(row: Sequence[int]) -> bytes:
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, float]]:
-    """What is written, less a last line that a kill cut short; the file is cut back to whole lines."""
-    raw = path.read_bytes() if path.exists() else b""
-    whole = raw[: raw.rfind(b"\n") + 1]
-    if len(whole) < len(raw):
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
-    for line in whole.splitlines():
+    """What is written there."""
+    for line in whole_lines(path):
         keys, scores = json.loads(line)
         yield from zip(map(bytes.fromhex, keys), scores, strict=True)

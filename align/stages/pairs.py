@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from align.files import append_line, whole_lines
 from align.measures.win_rate import RIDGE, win_rate
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def compare_policies(
     names = list(answers)
     judges = scored_judges(answers[names[0]][0]) if names and answers[names[0]] else {}
     pairs, told = [], []
-    known = dict(_known(ledger)) if comparers else {}
+    known = dict(map(json.loads, whole_lines(ledger))) if comparers else {}
     for earlier, later in combinations(names, 2):
         both = list(zip(answers[later], answers[earlier], strict=True))
         lengths = [(len(a["answer"]), len(b["answer"])) for a, b in both]
@@ -105,10 +105,7 @@ def _compared(
     key = json.dumps([judge, prompt.id, one["policy"], two["policy"], one["answer"], two["answer"]])
     if key not in known:
         known[key] = called.compare(prompt, one["answer"], two["answer"])
-        with ledger.open("a", encoding="utf-8") as file:
-            file.write(json.dumps([key, known[key]]) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(ledger, [key, known[key]])
     said = known[key]
     return {
         "judge": judge,
@@ -118,15 +115,3 @@ def _compared(
         "said": said,
         "winner": {"first": one["policy"], "second": two["policy"], "tie": None}[said],
     }
-
-
-def _known(ledger: Path) -> Iterator[tuple[str, str]]:
-    """What is written, less a last line that a kill cut short; the file is cut back to whole lines."""
-    raw = ledger.read_bytes() if ledger.exists() else b""
-    whole = raw[: raw.rfind(b"\n") + 1]
-    if len(whole) < len(raw):
-        with ledger.open("r+b") as file:
-            file.truncate(len(whole))
-    for line in whole.splitlines():
-        key, said = json.loads(line)
-        yield key, said
