@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ NEW = 5  # tokens of an answer at most
 
 
 class Scripted:
-    """Says what is written for (dialogue, turn), else ``d.t``; keeps every batch that it was asked."""
+    """Says what is written for (dialogue, turn), else ``d.t``; "cut" did not end. Keeps every batch it was asked."""
 
     def __init__(self, script: dict[tuple[int, int], str] | None = None) -> None:
         self.script = script or {}
@@ -34,7 +33,8 @@ class Scripted:
         for request in requests:
             text = self.script.get((request.prompt, request.step), f"{request.prompt}.{request.step}")
             tokens = (*(ord(letter) for letter in text), 2)
-            rollouts.append(Rollout(request.prompt, request.sample, tokens, (-1.0,) * len(tokens), "stop", "0"))
+            finish = "length" if text == "cut" else "stop"
+            rollouts.append(Rollout(request.prompt, request.sample, tokens, (-1.0,) * len(tokens), finish, "0"))
             if on_result:
                 on_result(rollouts[-1])
         return rollouts
@@ -107,22 +107,8 @@ def test_an_empty_answer_ends_its_dialogue(tmp_path: Path, nothing: str) -> None
 def test_a_dialogue_goes_on_from_a_cut_answer_unless_whole_ones_are_asked_for(
     tmp_path: Path, whole: bool, expected: list[str]
 ) -> None:
-    class Cuts(Scripted):
-        def generate(
-            self,
-            requests: Sequence[Request],
-            sampling: SamplingConfig,
-            on_result: Callable[[Rollout], None] | None = None,
-        ) -> list[Rollout]:
-            said = super().generate(requests, sampling)
-            said = [replace(r, finish="length") if r.tokens[:3] == (99, 117, 116) else r for r in said]
-            for rollout in said:
-                if on_result:
-                    on_result(rollout)
-            return said
-
     found = converse(
-        Cuts({(0, 1): "cut"}), LetterTokenizer(), [3], ask, SamplingConfig(max_new_tokens=NEW),  # type: ignore[arg-type]
+        Scripted({(0, 1): "cut"}), LetterTokenizer(), [3], ask, SamplingConfig(max_new_tokens=NEW),  # type: ignore[arg-type]
         seed=9, journal=tmp_path / "said", context=1000, whole=whole,
     )  # fmt: skip
     assert found == [expected]
