@@ -63,17 +63,7 @@ class Placement:
 
 @contextmanager
 def session(address: str | None, cpus: int, object_store_mb: int, logs: str | None = None) -> Iterator[None]:
-    """A connection to Ray: one that is open is used and left open, otherwise one is made and closed.
-
-    Args:
-        address: of a running cluster; None starts one on this machine that ends with the block.
-        cpus: that a cluster started here counts.
-        object_store_mb: shared memory of a cluster started here, MB.
-        logs: folder of Ray's own files; its default is in the system's temporary folder.
-
-    Raises:
-        LaunchError: the cluster does not answer or cannot be started.
-    """
+    """A connection to Ray; arguments and errors are those of :func:`align.cluster.connected`."""
     cluster.before_import()
     import ray
 
