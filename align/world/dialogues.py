@@ -81,7 +81,7 @@ def demonstration(
         rules = combine(followable(), rng)
     text = answer(task, qualities, rng, [rule.meta for rule in rules])
     messages = [*instructed(task.question, rules, rng), _assistant(text)]
-    return {"messages": messages, "source": f"world/{task.name}"}
+    return {"messages": messages, "source": f"world/{'instructed' if rules else task.name}"}
 
 
 def instructed(question: str, rules: Sequence[Constraint], rng: random.Random) -> list[Message]:
