@@ -65,6 +65,12 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def block(count: int) -> slice:
+    """This process' part of ``count`` things, neighbours together: the parts of all ranks, in their order, are all."""
+    here, size = rank(), world_size()
+    return slice(count * here // size, count * (here + 1) // size)
+
+
 def barrier() -> None:
     """Wait for all processes."""
     import torch.distributed as group

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from align.report.charts import COLORS, Series
+from align.report.gather import value
 from align.report.markup import EMPTY, Markup, element, embedded_json, text
 from align.report.tables import Cell
 
@@ -88,6 +91,13 @@ def legend_of(series: Iterable[Series]) -> list[tuple[str, int]]:
 def colors_of(names: Iterable[str]) -> Mapping[str, int]:
     """A colour for each name, in their order."""
     return {name: index % COLORS for index, name in enumerate(dict.fromkeys(names))}
+
+
+def shares_of(name: str, cells: Iterable[tuple[float, Any]], color: int) -> Series:
+    """Shares with their intervals, each at its x; a cell without a share (``share``, ``low``, ``high``) is left out."""
+    known = [(x, cell) for x, cell in cells if isinstance(cell, Mapping) and math.isfinite(value(cell, "share"))]
+    y, low, high = ([value(cell, key) for _, cell in known] for key in ("share", "low", "high"))
+    return Series(name=name, x=[x for x, _ in known], y=y, low=low, high=high, color=color)
 
 
 def without_intervals(series: Series) -> Series:

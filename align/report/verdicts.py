@@ -11,7 +11,7 @@ from typing import Any
 from align.artifacts import Manifest
 from align.report.across import gain
 from align.report.charts import Bar, Series, bars, groups, histogram, lines, ridges
-from align.report.figure import Figure, colors_of, legend_of, long_rows, without_intervals
+from align.report.figure import Figure, colors_of, legend_of, long_rows, shares_of, without_intervals
 from align.report.gather import Part, Row, Run, combined, read_rows, value
 
 Z = 1.96  # normal quantile of a 95 % interval
@@ -54,10 +54,10 @@ def versions(part: Part, manifest: Manifest) -> Iterator[Figure]:
             title = f"Score of {judge}"
             yield _by_version(f"{part.name}-judge-{judge}", title, caption, names, [found], "score", zero=False)
     shares = [
-        _shares(title, names, [policies[name].get(key) for name in names], color)
+        shares_of(title, ((float(x), policies[name].get(key)) for x, name in enumerate(names)), color)
         for color, (key, title) in enumerate([("unsafe", "unsafe answers"), ("false_refusals", "false refusals")], 1)
-        if any(_known(policies[name].get(key)) for name in names)
     ]
+    shares = [found for found in shares if found.x]
     if shares:
         yield _by_version(
             f"{part.name}-safety",
@@ -96,10 +96,6 @@ def _by_version(
     )
 
 
-def _known(cell: Any) -> bool:
-    return isinstance(cell, dict) and cell.get("share") is not None
-
-
 def _means(name: str, names: Sequence[str], cells: Sequence[Any], color: int) -> Series:
     known = [(x, cell) for x, cell in enumerate(cells) if isinstance(cell, dict) and cell.get("mean") is not None]
     y = [value(cell, "mean") for _, cell in known]
@@ -131,18 +127,6 @@ def _near(s: Series) -> tuple[Series, list[tuple[float, float]]]:
         color=s.color,
     )
     return near, [(s.x[i], s.y[i]) for i in range(len(s.y)) if i not in keep]
-
-
-def _shares(name: str, names: Sequence[str], cells: Sequence[Any], color: int) -> Series:
-    known = [(x, cell) for x, cell in enumerate(cells) if _known(cell)]
-    return Series(
-        name=name,
-        x=[float(x) for x, _ in known],
-        y=[value(cell, "share") for _, cell in known],
-        low=[value(cell, "low") for _, cell in known],
-        high=[value(cell, "high") for _, cell in known],
-        color=color,
-    )
 
 
 def gains(part: Part, manifest: Manifest) -> Figure | None:
@@ -190,19 +174,10 @@ def kept(part: Part, manifest: Manifest) -> Iterator[Figure]:
     if len(by_sort) == 2:  # one sort, which is all
         by_sort.popitem()
     for number, (sort, by_policy) in enumerate(by_sort.items()):
-        series = []
-        for name, by_turn in by_policy.items():
-            cells = [(float(turn), cell) for turn, cell in by_turn.items() if _known(cell)]
-            series.append(
-                Series(
-                    name=name,
-                    x=[turn for turn, _ in cells],
-                    y=[value(cell, "share") for _, cell in cells],
-                    low=[value(cell, "low") for _, cell in cells],
-                    high=[value(cell, "high") for _, cell in cells],
-                    color=colors[name],
-                )
-            )
+        series = [
+            shares_of(name, ((float(turn), cell) for turn, cell in by_turn.items()), colors[name])
+            for name, by_turn in by_policy.items()
+        ]
         series = [s for s in series if s.x]
         if not series:
             continue

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from align.errors import ArtifactError
-from align.report.charts import Series, groups
-from align.report.figure import Figure, colors_of, legend_of
-from align.report.gather import value
+from align.report.charts import groups
+from align.report.figure import Figure, colors_of, legend_of, shares_of
 from align.report.tables import Cell, Table
 
 FILE = "win_rates.json"
@@ -83,21 +81,14 @@ def _figure(
     names = list(dict.fromkeys(pair["first"] for pair in pairs))
     against = list(dict.fromkeys(pair["second"] for pair in pairs))
     colors = colors_of([*against, *names])
-    series = []
-    for opponent in against:
-        known = [
-            (p["first"], cell) for p, cell in cells if p["second"] == opponent and math.isfinite(value(cell, "share"))
-        ]
-        series.append(
-            Series(
-                name=f"against {opponent}",
-                x=[float(names.index(name)) for name, _ in known],
-                y=[value(cell, "share") for _, cell in known],
-                low=[value(cell, "low") for _, cell in known],
-                high=[value(cell, "high") for _, cell in known],
-                color=colors[opponent],
-            )
+    series = [
+        shares_of(
+            f"against {opponent}",
+            [(float(names.index(p["first"])), cell) for p, cell in cells if p["second"] == opponent],
+            colors[opponent],
         )
+        for opponent in against
+    ]
     series = [s for s in series if s.x]
     if not series:
         return None

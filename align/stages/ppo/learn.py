@@ -182,10 +182,10 @@ def _mixed(policy_terms: Callable[..., dict[str, Term]], ptx: PtxConfig | None) 
 
 
 def _micros(recipe: Recipe, widest: int, experience: Experience, rows: Sequence[int]) -> list[PPOBatch]:
-    """This rank's share of a mini-batch as forward passes of similar lengths."""
+    """This rank's share of a mini-batch, neighbours together, as forward passes of similar lengths."""
     from align.engine import dist
     from align.rollout.experience import groups, select
 
-    mine = sorted(rows)[dist.rank() :: dist.world_size()]
+    mine = sorted(rows)[dist.block(len(rows))]
     parts = groups(experience.prompts, experience.answers, recipe.micro_tokens, mine, widest)
     return [select(experience, packs) for packs in parts]

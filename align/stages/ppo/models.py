@@ -103,14 +103,12 @@ class Models:
         from align.engine import dist
         from align.rollout.judge import join
 
-        rank, world = dist.rank(), dist.world_size()
-        if world == 1 or self._shared:  # a critic's body may be split over the ranks: then all read the same
+        if dist.world_size() == 1 or self._shared:  # a critic's body may be split over ranks: then all read all
             return self.reward.score(prompts, answers, is_safety)
-        mine = self.reward.score(prompts[rank::world], answers[rank::world], is_safety[rank::world])
-        told = dist.all_gather_json([mine.helpful.tolist(), mine.safety.tolist()])
-        helpful, safety = (
-            [told[place % world][which][place // world] for place in range(len(answers))] for which in (0, 1)
-        )
+        mine = dist.block(len(answers))  # neighbours, so that answers to one prompt meet
+        scores = self.reward.score(prompts[mine], answers[mine], is_safety[mine])
+        told = dist.all_gather_json([scores.helpful.tolist(), scores.safety.tolist()])
+        helpful, safety = ([score for part in told for score in part[which]] for which in (0, 1))
         return join(helpful, safety, is_safety, self.recipe.threshold)
 
     def read(self, reader: Callable[[Batch], Tensor], prompts: Tokens, answers: Tokens) -> Tensor:
@@ -126,8 +124,8 @@ class Models:
         from align.engine import dist
         from align.rollout.experience import over_answers, table
 
-        rank, world, size = dist.rank(), dist.world_size(), self.recipe.micro_tokens
-        if world == 1:
+        size = self.recipe.micro_tokens
+        if dist.world_size() == 1:
             return over_answers(reader, prompts, answers, size, self.device, self.widest)
         batches: list[Batch] = []
 
@@ -135,14 +133,15 @@ class Models:
             batches.append(batch)
             return reader(batch)
 
-        found = over_answers(counted, prompts[rank::world], answers[rank::world], size, self.device, self.widest)
+        mine = dist.block(len(answers))
+        found = over_answers(counted, prompts[mine], answers[mine], size, self.device, self.widest)
         with torch.no_grad():
             for _ in range(int(dist.max_number(len(batches))) - len(batches)):
                 reader(batches[-1])  # with split weights a forward is a collective, and the others wait for it
         told = dist.all_gather_json(
-            [row[: len(answer)].tolist() for row, answer in zip(found, answers[rank::world], strict=True)]
+            [row[: len(answer)].tolist() for row, answer in zip(found, answers[mine], strict=True)]
         )
-        return table([told[place % world][place // world] for place in range(len(answers))])
+        return table([row for part in told for row in part])
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """The policy's weights as a plain model bears them: whole, fp32, adapters merged. All ranks must iterate."""
