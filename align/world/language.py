@@ -27,35 +27,22 @@ GREETINGS: Mapping[str, str] = {
     "hindi": "namaste", "japanese": "konnichiwa", "korean": "annyeong", "greek": "yassas", "polish": "czesc",
     "zulu": "sawubona", "basque": "kaixo", "welsh": "helo", "maori": "kiaora", "thai": "sawasdee",
 }  # fmt: skip
-COINED = 60  # names of a kind beside the real ones
-
-
-def _coined(ending: str, start: int) -> tuple[str, ...]:
-    """Invented names: a consonant, a vowel, a consonant, other ones for each kind, and the ending of the kind.
-
-    A small model learns two dozen names by heart and says one of them whatever it is told; of so many, each of
-    several tokens, it has to read the one that it was given.
-    """
-    heads = [first + vowel + last for first in "bdfgklmnprtvz" for vowel in "aeiou" for last in "bdgklmnprtvz"]
-    return tuple(heads[(start + number) * 97 % len(heads)] + ending for number in range(COINED))
-
-
 # what instructions name, by their kind; the last of each are the test's
 ENTITIES: Mapping[str, tuple[str, ...]] = {
     "figure": (
         "plato", "homer", "dante", "kepler", "caesar", "mozart", "bach", "darwin", "euler", "newton", "curie",
         "gandhi", "hegel", "kant", "liszt", "monet", "nero", "ovid", "pascal", "rumi", "sappho", "titian", "virgil",
-        "goethe", "milton", *_coined("us", 0), "galileo", "tesla", "chopin",
+        "goethe", "milton", "galileo", "tesla", "chopin",
     ),
     "hobby": (
         "chess", "tennis", "poker", "yoga", "golf", "opera", "judo", "ballet", "hiking", "archery", "baking",
         "boxing", "diving", "fencing", "jazz", "jogging", "origami", "pottery", "rowing", "skating", "skiing",
-        "surfing", "tango", "weaving", "wrestling", *_coined("ing", COINED), "rugby", "karate", "sailing",
+        "surfing", "tango", "weaving", "wrestling", "rugby", "karate", "sailing",
     ),
     "language": tuple(GREETINGS),
     "word": (
         "peace", "amen", "cheers", "bravo", "onward", "eureka", "selah", "indeed", "forever",
-        *_coined("ah", 2 * COINED), "hooray", "goodbye", "farewell",
+        "hooray", "goodbye", "farewell",
     ),
 }  # fmt: skip
 
