@@ -15,6 +15,21 @@ settings.register_profile("align", deadline=None, derandomize=True, database=Non
 settings.load_profile("align")
 
 REPO = Path(__file__).resolve().parent.parent
+# files whose tests take half a minute and more, longest first: begun first, so that two processes end together
+LONG = (
+    "stages/test_road.py", "engine/test_resume.py", "rollout/test_pool.py", "engine/test_two_processes.py",
+    "stages/test_ppo_resume.py", "rollout/test_faults.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files named in LONG first, each with its tests in their own order."""
+
+    def place(item: pytest.Item) -> int:
+        path = item.path.as_posix()
+        return next((number for number, name in enumerate(LONG) if path.endswith(f"tests/{name}")), len(LONG))
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
