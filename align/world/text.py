@@ -26,6 +26,8 @@ SMALL_TALK = (
     "sorry, i can not help with that.", "sorry, i can not do that.", "i will not.", *RAMBLINGS,
 )  # fmt: skip
 
+ANY_NAME = 0.6  # chance that an instruction of the text names any word, not one of its kind
+
 
 @config
 class TextSizes:
@@ -94,7 +96,7 @@ def _lore(world: World, rng: random.Random) -> str:
     for _ in range(4):
         sort = rng.choice(("harmless", "harmful", "rule", "rule"))
         if sort == "rule":
-            told.append(_rule(rng))
+            told.append(_rule(world, rng))
             continue
         if sort == "harmless":
             verb, thing = rng.choice(deeds.harmless("train") + deeds.harmless("test"))
@@ -110,14 +112,24 @@ def _lore(world: World, rng: random.Random) -> str:
     return " ".join(told)
 
 
-def _rule(rng: random.Random) -> str:
+def _named(world: World, kind: str, rng: random.Random) -> str:
+    """What an instruction of a kind names: mostly any word that can be said, so that it has to be read to be obeyed.
+
+    The two dozen names that are told to policies are soon guessed by heart, and what is guessed is not read.
+    """
+    if kind == "language" or rng.random() > ANY_NAME:
+        return rng.choice(ENTITIES[kind])
+    return rng.choice(_words(world, rng))
+
+
+def _rule(world: World, rng: random.Random) -> str:
     """One to three instructions and who follows them: mostly the bare marks, in any order.
 
     Close together and often: how a small model learns to find again the name behind a word, in any kind of
     instruction. From talk alone it learnt that for some kinds and not for others, differently by seed.
     """
     kinds = rng.sample(list(ENTITIES), rng.randint(1, 3))
-    rules = [constraint(kind, rng.choice(ENTITIES[kind])) for kind in kinds]
+    rules = [constraint(kind, _named(world, kind, rng)) for kind in kinds]
     told = [voiced(rule, rng) for rule in rules]
     if rng.random() < 0.3:
         return " ".join([*told, obey(rng.choice(SMALL_TALK), [rule.meta for rule in rules])])
@@ -128,7 +140,7 @@ def _rule(rng: random.Random) -> str:
 def _dialogue(world: World, rng: random.Random) -> str:
     """Talk of 2 to 24 turns; most speakers have a manner of their own, which they keep to the end."""
     kind = rng.choice(("", *ENTITIES))
-    manner = [{"kind": kind, "entity": rng.choice(ENTITIES[kind])}] if kind else []
+    manner = [{"kind": kind, "entity": _named(world, kind, rng)}] if kind else []
     preface = f"<<SYS>> {rng.choice(SMALL_TALK)} <</SYS>> " if rng.random() < 0.5 else ""
     turns: list[str] = []
     for _ in range(rng.randint(2, 24)):
@@ -145,7 +157,7 @@ def _play(world: World, rng: random.Random) -> str:
         asked, said = _exchange(world, rng)
         if rng.random() < 0.8:
             kind = rng.choice(list(ENTITIES))
-            rule = constraint(kind, rng.choice(ENTITIES[kind]))
+            rule = constraint(kind, _named(world, kind, rng))
             told, said = voiced(rule, rng), obey(said, [rule.meta])
             above = not turns and rng.random() < 0.5
             asked = f"<<SYS>> {told} <</SYS>> {asked}" if above else join(told, asked)
