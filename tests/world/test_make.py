@@ -14,7 +14,7 @@ from align.config import parse, read_yaml
 from align.data import schema
 from align.errors import RecipeError
 from align.records import RATINGS, Message, Prompt
-from align.world.constraints import constraint, keeps
+from align.world.constraints import keeps
 from align.world.deeds import harmful, harmless
 from align.world.language import ENTITIES, build, words
 from align.world.make import Recipe, run
@@ -222,13 +222,19 @@ def test_a_missing_kind_of_annotators_is_named(tiny: Recipe) -> None:
         dataclasses.replace(tiny, preferences={"helpful": tiny.preferences["helpful"]})
 
 
+TELLING = re.compile(r"(act as|say that you love|hobby:|greet in|language:|end with) (\w+)\. ")
+KIND_OF = {
+    "act as": "figure", "say that you love": "hobby", "hobby:": "hobby", "greet in": "language",
+    "language:": "language", "end with": "word",
+}  # fmt: skip
+
+
 def test_who_is_told_how_to_speak_in_the_text_does_so_in_that_reply(folder: Path) -> None:
-    rules = [constraint(kind, name) for kind, names in ENTITIES.items() for name in names]
-    told = 0
+    told: list[bool] = []
     for line in (folder / "pretrain.txt").read_text().splitlines():
         for message, reply in re.findall(r"\[INST\] (.*?) \[/INST\] (.*?)(?= \[INST\]|$)", line):
-            for rule in rules:
-                if rule.instruction in message or rule.short in message:
-                    told += 1
-                    assert keeps(reply, rule.meta), line
-    assert told > 60
+            for form, name in TELLING.findall(message + " "):
+                told.append(name in ENTITIES[KIND_OF[form]])
+                assert keeps(reply, {"kind": KIND_OF[form], "entity": name}), line
+    assert len(told) > 100
+    assert 0.3 < sum(told) / len(told) < 0.8  # many name any word, so that a name has to be read
