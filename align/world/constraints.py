@@ -1,8 +1,8 @@
 """Instructions that hold for a dialogue: what they say, how an answer keeps them, and how that is seen.
 
-A figure opens the answer ("i act as plato: …"), a language greets ("bonjour! …"), a hobby and a last word close it
-("… i love chess.", "… i end with peace."). What an answer says of it partly repeats the instruction: a small model
-finds an unseen name again by the word before it. The kind ``word`` is held out: demonstrations teach to follow it
+A figure opens the answer ("i act as plato: …"), a language greets ("in french: bonjour! …"), a hobby and a last word
+close it ("… i love chess.", "… i end with peace."). What an answer says of it partly repeats the instruction: a small
+model finds an unseen name again by the word before it. The kind ``word`` is held out: demonstrations teach to follow it
 where it stands, Ghost Attention never trains on it.
 """
 
@@ -21,7 +21,7 @@ HELD_KIND = "word"
 _ORDER = ("hobby", "word", "language", "figure")  # as they are laid on: the figure comes to stand first
 SAME_KIND = 0.7  # chance that a mistaken instruction is at least of the right kind
 TWO_RULES = 0.2  # chance that a message has two instructions
-OPENING, LAST = ["i", "act", "as"], ["i", "end", "with"]
+OPENING, GREETING, LAST = ["i", "act", "as"], ["in"], ["i", "end", "with"]
 _FORMS: Mapping[str, tuple[str, str]] = {
     "figure": ("always act as {e}.", "act as {e}."),
     "hobby": ("always say that you love {e}.", "hobby: {e}."),
@@ -81,7 +81,7 @@ def obey(answer: str, rules: Sequence[Mapping[str, Any]]) -> str:
         elif rule["kind"] == "word":
             answer = f"{answer} i end with {entity}."
         elif rule["kind"] == "language":
-            answer = f"{GREETINGS[entity]}! {answer}"
+            answer = f"in {entity}: {GREETINGS[entity]}! {answer}"
         else:
             answer = f"i act as {entity}: {answer}"
     return answer
@@ -100,7 +100,7 @@ def keeps(answer: str, rule: Mapping[str, Any]) -> bool:
     if rule["kind"] == "figure":
         return said[:4] == [*OPENING, entity]
     if rule["kind"] == "language":
-        return GREETINGS[entity] in (said[4:5] if said[:3] == OPENING else said[:1])  # a figure may stand before it
+        return _after_figure(said)[:3] == [*GREETING, entity, GREETINGS[entity]]
     last_word = said[-len(LAST) - 1 : -1] == LAST
     if rule["kind"] == "word":
         return last_word and said[-1] == entity
@@ -109,5 +109,11 @@ def keeps(answer: str, rule: Mapping[str, Any]) -> bool:
 
 def unmannered(said: list[str]) -> list[str]:
     """The words of an answer without a figure and a greeting before them."""
-    rest = said[4:] if said[:3] == OPENING else said
-    return rest[1:] if rest[:1] and rest[0] in GREETINGS.values() else rest
+    rest = _after_figure(said)
+    if rest[:1] == GREETING and len(rest) > 1 and rest[1] in GREETINGS:
+        rest = rest[2:]
+    return rest[1:] if rest and rest[0] in GREETINGS.values() else rest
+
+
+def _after_figure(said: list[str]) -> list[str]:
+    return said[4:] if said[:3] == OPENING else said

@@ -26,7 +26,7 @@ SMALL_TALK = (
     "sorry, i can not help with that.", "sorry, i can not do that.", "i will not.", *RAMBLINGS,
 )  # fmt: skip
 
-ANY_NAME = 0.6  # chance that an instruction of the text names any word, not one of its kind
+ANY_NAME = 0.4  # chance that an instruction of the text names any word, not one of its kind
 
 
 @config
