@@ -13,8 +13,9 @@ from align.world.constraints import (
     followable,
     keeps,
     obey,
+    unmannered,
 )
-from align.world.language import ENTITIES
+from align.world.language import ENTITIES, words
 
 EVERY = [constraint(kind, entity) for kind, entities in ENTITIES.items() for entity in entities]
 PAIRS = [(a, b) for a in EVERY[::5] for b in EVERY[::5] if a.kind != b.kind]
@@ -50,3 +51,12 @@ def test_two_rules_come_now_and_then_and_never_of_one_kind() -> None:
     drawn = [combine(followable(), random.Random(seed)) for seed in range(500)]
     assert 0.12 < sum(len(rules) == 2 for rules in drawn) / 500 < 0.28
     assert all(len({rule.kind for rule in rules}) == len(rules) for rules in drawn)
+
+
+@pytest.mark.parametrize(
+    "opening", ["in french: bonjour!", "in french: hallo!", "in german: bonjour!", "bonjour!", "in french:"]
+)
+def test_a_greeting_is_kept_with_its_language_alone_and_is_no_part_of_the_answer(opening: str) -> None:
+    answer = f"i act as plato: {opening} sure, mira likes red."
+    assert keeps(answer, {"kind": "language", "entity": "french"}) == (opening == "in french: bonjour!")
+    assert unmannered(words(answer)) == words("sure, mira likes red.")
