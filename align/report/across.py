@@ -79,7 +79,7 @@ def _percent(share: float | None) -> float:
 def over(values: Sequence[float], digits: int) -> str:
     """Mean and standard error over runs."""
     mean, error = mean_se(values)
-    return f"{mean:.{digits}f} ± {error:.{digits}f}"
+    return f"{mean:z.{digits}f} ± {error:.{digits}f}"
 
 
 def step(before: Sequence[Measured], after: Sequence[Measured]) -> str:

@@ -58,4 +58,4 @@ def prompts_of_answers(folder: Path) -> dict[str, Prompt]:
 
 def _cell(values: list[float]) -> str:
     mean, error = mean_se(values)
-    return f"{mean:.2f} ± {'–' if math.isnan(error) else f'{error:.2f}'}"
+    return f"{mean:z.2f} ± {'–' if math.isnan(error) else f'{error:.2f}'}"

@@ -129,7 +129,7 @@ def ceilings(folders: Iterable[Path]) -> Mapping[str, Any] | None:
 def plus_minus(cell: Mapping[str, float | None], digits: int) -> str:
     """A mean with its standard error, which a single value has not."""
     error = "–" if cell["se"] is None else f"{cell['se']:.{digits}f}"
-    return f"{cell['mean']:.{digits}f} ± {error}"
+    return f"{cell['mean']:z.{digits}f} ± {error}"
 
 
 def known(cell: Mapping[str, float | None]) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from align.artifacts import building, publish, write_json
 from align.errors import ArtifactError
-from align.report.summary import summary
+from align.report.summary import plus_minus, summary
 
 
 def artifact(run: Path, name: str, stage: str, metrics: dict[str, Any], files: dict[str, Any] | None = None) -> None:
@@ -116,3 +116,8 @@ def test_a_broken_artifact_is_named(tmp_path: Path) -> None:
     (tmp_path / "exam" / "manifest.json").write_text('{"format":')
     with pytest.raises(ArtifactError, match="exam"):
         summary(tmp_path)
+
+
+def test_a_mean_that_rounds_to_zero_has_no_sign() -> None:
+    assert plus_minus({"mean": -1e-9, "se": 2e-9}, 2) == "0.00 ± 0.00"
+    assert plus_minus({"mean": -0.125, "se": None}, 2) == "-0.12 ± –"
