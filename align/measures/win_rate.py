@@ -14,6 +14,7 @@ from align.stats import wilson
 Z = 1.96  # normal quantile of a 95 % interval
 RIDGE = 1.0  # ours: a normal prior of sd 1 on the slope; it keeps it finite where length parts wins from losses
 STEPS = 100  # Newton's; some ten are enough where the data are not extreme
+ROUNDING = 1e-14  # of a sum of some hundred terms in float64, relative
 CLOSE = 1e-12  # change of the coefficients at which it has arrived
 Array = NDArray[np.float64]
 
@@ -94,7 +95,8 @@ def _fit(x: Array, y: Array, ridge: float) -> tuple[float, float, float]:
         hessian = (design * (p * (1 - p))[:, None]).T @ design + np.diag(penalty)
         step = np.linalg.solve(hessian, design.T @ (p - y) + penalty * beta)
         size, before = 1.0, cost(beta)
-        while cost(beta - size * step) > before and size > CLOSE:
+        worse = before + ROUNDING * abs(before)  # at the minimum costs differ by rounding alone
+        while cost(beta - size * step) > worse and size > CLOSE:
             size /= 2
         beta = beta - size * step
         if np.abs(size * step).max() < CLOSE:

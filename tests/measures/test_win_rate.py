@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from align.measures.win_rate import length_controlled, win_rate
@@ -67,6 +67,7 @@ def test_normal_scores_win_as_often_as_their_closed_form_says() -> None:
     assert found["low"] < expected < found["high"]
 
 
+@example([(-1, 0, 0)] * 3 + [(1, 0, 1), (-1, 0, 0), (-1, 2, 0)])  # rounding once stopped the fit short of its minimum
 @given(st.lists(st.tuples(st.sampled_from((-1, 0, 1)), st.integers(0, 9), st.integers(0, 9)), max_size=30))
 def test_swapping_the_policies_turns_everything_round(rows: list[tuple[int, int, int]]) -> None:
     here = win_rate([o for o, _, _ in rows], [(a, b) for _, a, b in rows])
