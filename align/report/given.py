@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import ArtifactError
+from align.report.against_kl import against_kl
 from align.report.along import along
 from align.report.charts import Series, groups, lines
 from align.report.figure import Figure, legend_of
@@ -52,6 +53,7 @@ def _lists(part: Part) -> Iterator[tuple[str, Sequence[Any]]]:
         yield "", found
     if part.stage == "evaluate" and part.manifest:
         yield "", along(part.folder, part.manifest)[1]
+        yield "", against_kl(part.manifest)[1]
     report = _json(part.folder / REPORT)
     sets = report.get("sets") if isinstance(report, dict) else None
     for name, told in sets.items() if isinstance(sets, dict) else ():

@@ -33,6 +33,7 @@ def tables_of(manifests: Mapping[Path, Manifest]) -> list[Table]:
         manifests: by folder.
     """
     # these take their cells from here
+    from align.report.against_kl import against_kl
     from align.report.along import along, safety
     from align.report.diversity import self_bleu
     from align.report.exams import exam_tables
@@ -48,6 +49,7 @@ def tables_of(manifests: Mapping[Path, Manifest]) -> list[Table]:
     found += [refusals(folder) for folder in evaluations]
     found += [safety(folder) for folder, m in evaluations.items() if not m.recipe.get("along")]
     found += [table for folder, manifest in evaluations.items() for table in along(folder, manifest)[0]]
+    found += [table for manifest in evaluations.values() for table in against_kl(manifest)[0]]
     found += [distilled(folder.name, m.metrics) for folder, m in manifests.items() if m.stage == "distill"]
     found += [obedience(manifest) for manifest in evaluations.values() if manifest.recipe.get("dialogues")]
     found += [table for m in manifests.values() if m.stage == "exam" for table in exam_tables(m)]

@@ -64,6 +64,7 @@ class Recipe:
     sampling: SamplingConfig
     slots: Count = 128
     along: dict[str, dict[str, float]] = pydantic.Field(default_factory=dict)  # axis -> policy -> place: figures
+    against_kl: dict[str, list[str]] = pydantic.Field(default_factory=dict)  # training run -> its policies: figures
 
     def __post_init__(self) -> None:
         """Refuse an evaluation that nobody judges."""
@@ -73,6 +74,8 @@ class Recipe:
             raise ValueError("judge: must be given where `by` is")
         for name in (name for places in self.along.values() for name in places if name not in self.policies):
             raise ValueError(f"along: found {name!r}, expected a name of policies{nearest(name, self.policies)}")
+        for name in (name for run in self.against_kl.values() for name in run if name not in self.policies):
+            raise ValueError(f"against_kl: found {name!r}, expected a name of policies{nearest(name, self.policies)}")
         check_names(self.judges)
 
 

@@ -213,6 +213,20 @@ def test_a_run_keeps_the_best_and_the_last(models: Path, tmp_path: Path) -> None
     assert timed["memory/host"] > 0
 
 
+def test_policies_on_the_way_are_kept(models: Path, tmp_path: Path) -> None:
+    """Every second of four; the last of them is the artifact itself."""
+    out = start(models, tmp_path, ppo={"critic_warmup": 0, "iterations": 4}, held_out=None, keep_policies=2)
+    kept = out / "policies"
+    assert sorted(folder.name for folder in kept.iterdir()) == ["2", "4"]
+    assert (kept / "4/model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+    assert (kept / "2/model.safetensors").read_bytes() != (out / "model.safetensors").read_bytes()
+    assert (kept / "2/tokenizer.model").read_bytes() == (out / "tokenizer.model").read_bytes()
+    shorter = start(models, tmp_path, "two", ppo={"critic_warmup": 0, "iterations": 2}, held_out=None)
+    assert (kept / "2/model.safetensors").read_bytes() == (shorter / "model.safetensors").read_bytes()
+    assert {name.split("/")[0] for name in read_manifest(out, verify=True).files} >= {"policies"}
+    assert not (work_dir(out) / "policies").exists()
+
+
 def test_a_policy_that_gets_no_better_ends_the_run(models: Path, tmp_path: Path) -> None:
     """At a rate of 0 every judgement is the same, since its randomness is: the first stays the best."""
     held = tmp_path / "held-out.jsonl"

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from align.data.tokenizer import Tokenizer
     from align.engine.clock import Clock
     from align.stages.ppo.collect import Collector, Questions, Told
     from align.stages.ppo.models import Models
@@ -48,14 +47,13 @@ class HeldOut:
         self.work = work
         self.standing = Standing()
 
-    def judge(self, done: int, collector: Collector, clock: Clock, tokenizer: Tokenizer) -> dict[str, float]:
+    def judge(self, done: int, collector: Collector, clock: Clock) -> dict[str, float]:
         """Judge the policy where it is time to, and keep it where it is the best so far.
 
         Args:
             done: iterations.
             collector: samples the answers.
             clock: takes the time of ``held_out``.
-            tokenizer: goes with a policy that is kept.
 
         Returns:
             what is to be logged; nothing where it is not time.
@@ -68,7 +66,7 @@ class HeldOut:
         standing = self.standing
         if seen["held_out/score"] > standing.best:
             standing.best, standing.iteration, standing.misses = seen["held_out/score"], done, 0
-            clock.time("held_out", self._keep, tokenizer)
+            clock.time("held_out", self.models.save_policy, self.best)
         else:
             standing.misses += 1
         return seen
@@ -124,22 +122,3 @@ class HeldOut:
             "held_out/tokens": sum(map(len, said.answers)) / len(said.answers),
             "held_out/no_eos": float((~said.finished).float().mean()),
         }
-
-    def _keep(self, tokenizer: Tokenizer) -> None:
-        """The policy as a folder, whole or not at all. Gathering is a collective: every rank takes part."""
-        from align.engine import dist
-        from align.model.weights import save_policy
-
-        weights = self.models.weights()
-        if not dist.is_main():
-            for _ in weights:
-                pass
-        else:
-            partial = self.best.with_name(f"{self.best.name}.partial")
-            for folder in (partial, self.best):
-                if folder.exists():
-                    shutil.rmtree(folder)
-            save_policy(weights, self.models.config, partial)
-            shutil.copyfile(tokenizer.path, partial / "tokenizer.model")
-            partial.rename(self.best)
-        dist.barrier()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from align.stages.ppo.recipe import Recipe
 
 ROLLOUTS = "rollouts"  # folder of what was sampled, in the work folder and in the artifact
+POLICIES = "policies"  # likewise of the policies on the way
 
 
 class Loop:
@@ -78,7 +79,7 @@ class Loop:
         from align.engine.clock import Clock
 
         if self.held_out and self.start == 0:
-            first = self.held_out.judge(0, self.collector, Clock("before training"), self.tokenizer)
+            first = self.held_out.judge(0, self.collector, Clock("before training"))
             self.first = {name.replace("held_out/", "held_out_start/"): value for name, value in first.items()}
         for iteration in range(self.start, self.recipe.ppo.iterations):
             if self.stopped:
@@ -112,7 +113,7 @@ class Loop:
             kl, adaptive = seen["kl/answer"], ppo.adaptive_kl
             self.beta = adapted_beta(self.beta, kl, adaptive.target, adaptive.horizon, len(collected.answers))
         if whole and self.held_out:
-            seen |= self.held_out.judge(done, self.collector, clock, self.tokenizer)
+            seen |= self.held_out.judge(done, self.collector, clock)
             self.stopped = self.held_out.verdict
         seen |= self.first
         self.first = {}
@@ -120,6 +121,8 @@ class Loop:
         self.seen = seen
         if whole and self.recipe.keep_rollouts and iteration % self.recipe.keep_rollouts == 0:
             clock.time("save", self._keep_rollouts, iteration, collected, scores)
+        if whole and self.recipe.keep_policies and done % self.recipe.keep_policies == 0:
+            clock.time("save", self.models.save_policy, self.work / POLICIES / str(done))
         if whole and (done % self.recipe.save_every == 0 or self.stopped):
             self._save(done, clock)
         self._tell_time(iteration, collected, clock)
@@ -131,9 +134,8 @@ class Loop:
         recipe, models = self.recipe, self.models
         metrics = dict(self.seen)
         parents = [Path(folder) for folder in (recipe.policy, recipe.helpful, recipe.safety)]
-        inputs, into, beside = [Path(recipe.prompts)], "", {}
-        if (self.work / ROLLOUTS).is_dir():
-            beside[ROLLOUTS] = self.work / ROLLOUTS
+        inputs, into = [Path(recipe.prompts)], ""
+        beside = {name: self.work / name for name in (ROLLOUTS, POLICIES) if (self.work / name).is_dir()}
         if recipe.ptx:
             inputs += [Path(path) for path in [*(source.path for source in recipe.ptx.data), *recipe.ptx.text]]
         if self.held_out and recipe.held_out:
@@ -151,6 +153,7 @@ class Loop:
         if self.held_out:
             for folder in self.work.glob("best-*"):
                 shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(self.work / POLICIES, ignore_errors=True)
 
     def _save(self, done: int, clock: Clock) -> None:
         from align.engine import checkpoint

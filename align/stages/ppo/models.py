@@ -6,6 +6,7 @@ frozen model then takes no memory of its own.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,6 +150,25 @@ class Models:
         from align.model.lora import merged
 
         return merged(gathered(self.policy), self.recipe.lora) if self.recipe.lora else gathered(self.policy)
+
+    def save_policy(self, folder: Path) -> None:
+        """The policy as a folder, whole or not at all. Gathering is a collective: every rank takes part."""
+        from align.engine import dist
+        from align.model.weights import save_policy
+
+        weights = self.weights()
+        if not dist.is_main():
+            for _ in weights:
+                pass
+        else:
+            partial = folder.with_name(f"{folder.name}.partial")
+            for place in (partial, folder):
+                if place.exists():
+                    shutil.rmtree(place)
+            save_policy(weights, self.config, partial)
+            shutil.copyfile(Path(self.recipe.policy) / "tokenizer.model", partial / "tokenizer.model")
+            partial.rename(folder)
+        dist.barrier()
 
 
 class _Base:

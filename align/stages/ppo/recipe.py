@@ -144,6 +144,7 @@ class Recipe:
     launch: LaunchConfig = LaunchConfig()
     save_every: Count = 10
     keep_rollouts: Number = 0  # every so many iterations what was sampled is kept in the artifact; 0: never
+    keep_policies: Number = 0  # every so many iterations the policy is kept in it too: policies/ITERATIONS; 0: never
 
     def __post_init__(self) -> None:
         if self.sampling.top_p != 1.0 or self.sampling.top_k != 0:
