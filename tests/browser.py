@@ -1,5 +1,9 @@
 """A headless Chromium, driven over its DevTools protocol; and `python -m tests.browser`, which takes pictures.
 
+    python -m tests.browser REPORT.html FOLDER              # the page's top, on a desktop and a phone
+    python -m tests.browser REPORT.html FOLDER FIGURE …     # figures by their id, without "figure-"
+    python -m tests.browser DRAWING.svg FOLDER
+
 Needs a Chromium on PATH, or its file named by ALIGN_CHROMIUM.
 """
 
@@ -15,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +35,12 @@ OPTIONS = (
 )  # fmt: skip
 PHONE, DESKTOP = (390, 844), (1366, 900)
 TIMEOUT = 60.0
+PLACE = """(() => {
+  const figure = document.getElementById("figure-%s");
+  for (let part = figure; part; part = part.parentElement) if (part.tagName === "DETAILS") part.open = true;
+  const box = figure.getBoundingClientRect();
+  return {left: box.left + scrollX, top: box.top + scrollY, width: box.width, height: box.height};
+})()"""  # where a figure stands on its page
 
 
 def chromium() -> str | None:
@@ -56,9 +66,9 @@ class Page:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    def screenshot(self, width: int, height: int, top: int = 0) -> bytes:
-        """A PNG of so many pixels from ``top`` on."""
-        clip = {"x": 0, "y": top, "width": width, "height": height, "scale": 1}
+    def screenshot(self, width: float, height: float, top: float = 0, left: float = 0) -> bytes:
+        """A PNG of so many pixels from ``top`` and ``left`` on."""
+        clip = {"x": left, "y": top, "width": width, "height": height, "scale": 1}
         return base64.b64decode(self.call("Page.captureScreenshot", clip=clip, captureBeyondViewport=True)["data"])
 
 
@@ -165,22 +175,28 @@ def browser() -> Iterator[Browser]:
         yield opened
 
 
-def main(report: Path, folder: Path) -> None:
-    """Write ``report-desktop.png`` and ``report-phone.png`` of a page into a folder, or a drawing's PNG of its name."""
+def main(report: Path, folder: Path, figures: Sequence[str] = ()) -> None:
+    """Write PNGs into a folder: ``report-desktop`` and ``report-phone`` of a page, or its figures, or a drawing."""
     folder.mkdir(parents=True, exist_ok=True)
     with browser() as opened:
         if report.suffix == ".svg":
             width, height = map(int, re.findall(r' (?:width|height)="(\d+)', report.read_text().split(">", 1)[0]))
-            path = folder / f"{report.stem}.png"
-            path.write_bytes(opened.open(report, (width, height), sharp=2.0).screenshot(width, height))
-            print(f"{path}: {path.stat().st_size // 1024} kB")
-            return
-        for name, size, height in (("desktop", DESKTOP, 1500), ("phone", PHONE, 1500)):
-            page = opened.open(report, size)
-            path = folder / f"report-{name}.png"
-            path.write_bytes(page.screenshot(size[0], height))
-            print(f"{path}: {path.stat().st_size // 1024} kB")
+            _write(
+                folder / f"{report.stem}.png", opened.open(report, (width, height), sharp=2.0).screenshot(width, height)
+            )
+        elif figures:
+            page = opened.open(report, DESKTOP, sharp=2.0)
+            for key in figures:
+                _write(folder / f"{key}.png", page.screenshot(**page.evaluate(PLACE % key)))
+        else:
+            for name, size, height in (("desktop", DESKTOP, 1500), ("phone", PHONE, 1500)):
+                _write(folder / f"report-{name}.png", opened.open(report, size).screenshot(size[0], height))
+
+
+def _write(path: Path, picture: bytes) -> None:
+    path.write_bytes(picture)
+    print(f"{path}: {len(picture) // 1024} kB")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
