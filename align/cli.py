@@ -48,6 +48,23 @@ def main() -> None:
     app()
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        from align import __version__
+
+        typer.echo(f"align {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_say_version, is_eager=True)
+    ] = False,
+) -> None:
+    """What comes before a verb; the version is printed by its own callback."""
+
+
 @app.command()
 def run(recipe: RecipePath, overrides: Overrides = None, wandb: Wandb = None) -> None:
     """Run one stage; goes on where it was stopped."""

@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,11 @@ def test_help_lists_the_verbs_quickly() -> None:
     for verb in ("run", "pipeline", "check", "show", "chat", "world", "convert", "mask"):
         assert f"\n  {verb} " in done.stdout
     assert seconds < 0.5
+
+
+def test_the_version_is_the_packages() -> None:
+    done = align("--version")
+    assert (done.returncode, done.stdout) == (0, f"align {version('align')}\n")
 
 
 def test_nothing_heavy_is_imported_by_a_check(recipe: Path) -> None:
