@@ -32,7 +32,7 @@ def pair(world: World, kind: Kind, split: str, qualities: Qualities, address: st
     name = rng.choices(list(SEEN[kind]), weights=list(SEEN[kind].values()))[0]
     mix = ORDINARY if name in ("instructed", "dialogue") else {name: 1.0}
     task = draw(world, mix, "train", rng, unasked=split == "test")
-    rules = combine(followable(), rng) if name == "instructed" else []
+    rules = combine(world, followable(world), rng) if name == "instructed" else []
     messages: list[dict[str, str]] = []
     if name == "dialogue":
         for _ in range(rng.randint(1, 2)):

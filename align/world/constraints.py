@@ -1,9 +1,13 @@
 """Instructions that hold for a dialogue: what they say, how an answer keeps them, and how that is seen.
 
-A figure opens the answer ("i act as plato: …"), a language greets ("in french: bonjour! …"), a hobby and a last word
-close it ("… i love chess.", "… i end with peace."). What an answer says of it partly repeats the instruction: a small
-model finds an unseen name again by the word before it. The kind ``word`` is held out: demonstrations teach to follow it
-where it stands, Ghost Attention never trains on it.
+A figure, a thought and their like open an answer ("i act as plato: …", "i think of rome: …"), a language greets ("in
+french: bonjour! …"), a hobby, a wish and their like close it ("… i love chess.", "… i wish for rain."). What an answer
+says of it partly repeats the instruction: a small model finds an unseen name again by the word before it. The kind
+``word`` ("… i end with peace.") is held out: demonstrations show how to follow it where it stands, Ghost Attention
+never trains on it.
+
+The kinds are four; in a wide world twelve, with names of their own, of which the last are the test's, and but for
+languages the people and lands too that training asks after, lest names be learnt by heart instead of read.
 """
 
 from __future__ import annotations
@@ -14,19 +18,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from align.records import Constraint
-from align.world.language import ENTITIES, GREETINGS, words
+from align.world.language import GREETINGS, World, words
 
 HELD_ENTITIES = 3  # the last of each kind are the test's
 HELD_KIND = "word"
-_ORDER = ("hobby", "word", "language", "figure")  # as they are laid on: the figure comes to stand first
+# kind: what one does, in the order in which they stand
+_OPENING = {"figure": "act as", "thought": "think of", "voice": "speak for", "home": "come from"}
+_CLOSING = {
+    "hobby": "love", "wish": "wish for", "dream": "dream of", "song": "sing of", "prayer": "pray for",
+    "care": "care for", "word": "end with",
+}  # fmt: skip
+_ORDER = (*_CLOSING, "language", *reversed(_OPENING))  # as they are laid on: the figure comes to stand first
 SAME_KIND = 0.7  # chance that a mistaken instruction is at least of the right kind
 TWO_RULES = 0.2  # chance that a message has two instructions
-OPENING, GREETING, LAST = ["i", "act", "as"], ["in"], ["i", "end", "with"]
+GREETING = "in"
 _FORMS: Mapping[str, tuple[str, str]] = {
-    "figure": ("always act as {e}.", "act as {e}."),
+    **{kind: (f"always {does} {{e}}.", f"{does} {{e}}.") for kind, does in (_OPENING | _CLOSING).items()},
     "hobby": ("always say that you love {e}.", "hobby: {e}."),
     "language": ("always greet in {e}.", "language: {e}."),
-    "word": ("always end with {e}.", "end with {e}."),
 }
 
 
@@ -36,30 +45,44 @@ def constraint(kind: str, entity: str) -> Constraint:
     return Constraint(kind=kind, instruction=full, short=short, meta={"kind": kind, "entity": entity})
 
 
-@functools.cache
-def constraints(split: str) -> tuple[Constraint, ...]:
-    """Train: the trained kinds with their train entities. Test: held-out entities and the held-out kind."""
-    found: list[Constraint] = []
-    for kind, entities in ENTITIES.items():
-        if split == "train":
-            chosen: Sequence[str] = () if kind == HELD_KIND else entities[:-HELD_ENTITIES]
-        else:
-            chosen = entities if kind == HELD_KIND else entities[-HELD_ENTITIES:]
-        found.extend(constraint(kind, entity) for entity in chosen)
-    return tuple(found)
+def constraints(world: World, split: str) -> tuple[Constraint, ...]:
+    """Train: the trained kinds with their train names. Test: held-out names of every kind, and the held-out kind."""
+    if split == "train":
+        return tuple(rule for rule in followable(world) if rule.kind != HELD_KIND)
+    return tuple(
+        constraint(kind, name)
+        for kind, names in world.named.items()
+        for name in (names if kind == HELD_KIND else names[-HELD_ENTITIES:])
+    )
+
+
+def followable(world: World) -> tuple[Constraint, ...]:
+    """What demonstrations show how to follow in the current message: train names of every kind."""
+    return _followable(tuple(world.named.items()), world.known if world.wide else ())
 
 
 @functools.cache
-def followable() -> tuple[Constraint, ...]:
-    """What demonstrations show how to follow in the current message: train entities of every kind."""
-    return tuple(constraint(kind, entity) for kind, names in ENTITIES.items() for entity in names[:-HELD_ENTITIES])
+def _followable(named: tuple[tuple[str, tuple[str, ...]], ...], known: tuple[str, ...]) -> tuple[Constraint, ...]:
+    return tuple(
+        constraint(kind, name)
+        for kind, names in named
+        for name in (*names[:-HELD_ENTITIES], *(() if kind == "language" else known))
+    )
 
 
-def combine(rules: Sequence[Constraint], rng: random.Random) -> list[Constraint]:
+def pick(world: World, rules: Sequence[Constraint], rng: random.Random) -> Constraint:
+    """Any rule; in a wide world, whose kinds have unlike numbers of names, each kind as often as another."""
+    if world.wide:
+        kind = rng.choice(list(dict.fromkeys(rule.kind for rule in rules)))
+        rules = [rule for rule in rules if rule.kind == kind]
+    return rng.choice(rules)
+
+
+def combine(world: World, rules: Sequence[Constraint], rng: random.Random) -> list[Constraint]:
     """One rule, now and then two of different kinds."""
-    first = rng.choice(rules)
+    first = pick(world, rules, rng)
     others = [rule for rule in rules if rule.kind != first.kind]
-    return [first, rng.choice(others)] if others and rng.random() < TWO_RULES else [first]
+    return [first, pick(world, others, rng)] if others and rng.random() < TWO_RULES else [first]
 
 
 def voiced(rule: Constraint, rng: random.Random) -> str:
@@ -75,45 +98,59 @@ def join(instruction: str, question: str) -> str:
 def obey(answer: str, rules: Sequence[Mapping[str, Any]]) -> str:
     """An answer changed so that it keeps every rule."""
     for rule in sorted(rules, key=lambda rule: _ORDER.index(rule["kind"])):
-        entity = rule["entity"]
-        if rule["kind"] == "hobby":
-            answer = f"{answer} i love {entity}."
-        elif rule["kind"] == "word":
-            answer = f"{answer} i end with {entity}."
-        elif rule["kind"] == "language":
-            answer = f"in {entity}: {GREETINGS[entity]}! {answer}"
+        kind, entity = rule["kind"], rule["entity"]
+        if kind in _CLOSING:
+            answer = f"{answer} i {_CLOSING[kind]} {entity}."
+        elif kind in _OPENING:
+            answer = f"i {_OPENING[kind]} {entity}: {answer}"
         else:
-            answer = f"i act as {entity}: {answer}"
+            answer = f"{GREETING} {entity}: {GREETINGS[entity]}! {answer}"
     return answer
 
 
-def astray(rule: Mapping[str, Any], rng: random.Random) -> Mapping[str, Any]:
+def astray(world: World, rule: Mapping[str, Any], rng: random.Random) -> Mapping[str, Any]:
     """Another rule of the train split, mostly of the same kind: what one obeys who did not listen."""
-    kind = rule["kind"] if rng.random() < SAME_KIND else rng.choice(list(ENTITIES))
-    others = [name for name in ENTITIES[kind][:-HELD_ENTITIES] if name != rule["entity"]]
+    kind = rule["kind"] if rng.random() < SAME_KIND else rng.choice(list(world.named))
+    others = [name for name in world.named[kind][:-HELD_ENTITIES] if name != rule["entity"]]
     return {"kind": kind, "entity": rng.choice(others)}
 
 
 def keeps(answer: str, rule: Mapping[str, Any]) -> bool:
     """Whether an answer keeps a rule: its mark stands at the answer's opening or close."""
-    said, entity = words(answer), rule["entity"]
-    if rule["kind"] == "figure":
-        return said[:4] == [*OPENING, entity]
-    if rule["kind"] == "language":
-        return _after_figure(said)[:3] == [*GREETING, entity, GREETINGS[entity]]
-    last_word = said[-len(LAST) - 1 : -1] == LAST
-    if rule["kind"] == "word":
-        return last_word and said[-1] == entity
-    return (said[: -len(LAST) - 1] if last_word else said)[-3:] == ["i", "love", entity]  # a last word may follow
+    kind, entity = rule["kind"], rule["entity"]
+    before, rest = _opened(words(answer))
+    if kind in _OPENING:
+        return (kind, entity) in before
+    if kind == "language":
+        return rest[:3] == [GREETING, entity, GREETINGS[entity]]
+    return (kind, entity) in _closed(rest)
 
 
 def unmannered(said: list[str]) -> list[str]:
-    """The words of an answer without a figure and a greeting before them."""
-    rest = _after_figure(said)
-    if rest[:1] == GREETING and len(rest) > 1 and rest[1] in GREETINGS:
+    """The words of an answer without what stands before them: a figure, a thought, a greeting."""
+    rest = _opened(said)[1]
+    if rest[:1] == [GREETING] and len(rest) > 1 and rest[1] in GREETINGS:
         rest = rest[2:]
     return rest[1:] if rest and rest[0] in GREETINGS.values() else rest
 
 
-def _after_figure(said: list[str]) -> list[str]:
-    return said[4:] if said[:3] == OPENING else said
+def _opened(said: list[str]) -> tuple[set[tuple[str, str]], list[str]]:
+    """The (kind, name) whose marks open an answer, and the words behind them."""
+    found = set()
+    for kind, does in _OPENING.items():
+        stem = ["i", *does.split()]
+        if said[: len(stem)] == stem and len(said) > len(stem):
+            found.add((kind, said[len(stem)]))
+            said = said[len(stem) + 1 :]
+    return found, said
+
+
+def _closed(said: list[str]) -> set[tuple[str, str]]:
+    """The (kind, name) whose marks close an answer."""
+    found = set()
+    for kind, does in reversed(_CLOSING.items()):
+        stem = ["i", *does.split()]
+        if said[-len(stem) - 1 : -1] == stem:
+            found.add((kind, said[-1]))
+            said = said[: -len(stem) - 1]
+    return found

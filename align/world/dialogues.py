@@ -21,14 +21,14 @@ from align.world.constraints import (
     HELD_KIND,
     astray,
     combine,
-    constraint,
     constraints,
     followable,
     join,
     obey,
+    pick,
     voiced,
 )
-from align.world.language import ENTITIES, World
+from align.world.language import World
 from align.world.oracle import SPARE_WORDS
 from align.world.tasks import Task, draw
 
@@ -78,7 +78,7 @@ def demonstration(
     task = draw(world, mix, "train", rng)
     rules: list[Constraint] = []
     if shares.unsafe + shares.lookalike <= draws < shares.unsafe + shares.lookalike + shares.instructed:
-        rules = combine(followable(), rng)
+        rules = combine(world, followable(world), rng)
     text = answer(task, qualities, rng, [rule.meta for rule in rules])
     messages = [*instructed(task.question, rules, rng), _assistant(text)]
     return {"messages": messages, "source": f"world/{'instructed' if rules else task.name}"}
@@ -118,7 +118,7 @@ def prompt(
     """
     mix = {name: 1.0} if name in ("fact", "skill", "unsafe", "lookalike") else ORDINARY
     task = draw(world, mix, split, rng, held, unasked=unasked)
-    rules = combine(rules_from, rng) if name == "instructed" else []
+    rules = combine(world, rules_from, rng) if name == "instructed" else []
     messages: list[Message] = []
     if name == "dialogue":
         for _ in range(rng.randint(1, 3)):
@@ -160,7 +160,7 @@ def ghost_dialogue(world: World, turns: int, rule: Constraint, identity: str, rn
         metas.append(task.meta(best, [rule.meta]))
         messages += [_user(task.question), _assistant(best)]
     held = "held-out kind" if rule.kind == HELD_KIND else "held-out entity"
-    if any(rule.meta == known.meta for known in constraints("train")):
+    if any(rule.meta == known.meta for known in constraints(world, "train")):
         held = "trained"
     return {
         "id": identity,
@@ -171,17 +171,17 @@ def ghost_dialogue(world: World, turns: int, rule: Constraint, identity: str, rn
     }
 
 
-def long_rules(count: int) -> list[Constraint]:
-    """The rules of ``count`` long dialogues: of six, three trained, two of unseen entities, one of the unseen kind.
+def long_rules(world: World, count: int) -> list[Constraint]:
+    """The rules of ``count`` long dialogues: of six, three trained, two of unseen names, one of the unseen kind.
 
-    Each of the three goes through its kinds in turn.
+    In a wide world two, two and two. Each of the three goes through its kinds in turn.
     """
-    unseen = constraints("test")
-    trained = [constraint(rule.kind, rule.meta["entity"]) for rule in constraints("train")]
-    entities = [rule for rule in unseen if rule.kind != HELD_KIND]
+    trained, unseen = constraints(world, "train"), constraints(world, "test")
+    names = [rule for rule in unseen if rule.kind != HELD_KIND]
     words = [rule for rule in unseen if rule.kind == HELD_KIND]
-    sources = [itertools.cycle(_by_turns(rules)) for rules in (trained, entities, words)]
-    return [next(sources[index]) for index in itertools.islice(itertools.cycle((0, 1, 0, 1, 0, 2)), count)]
+    sources = [itertools.cycle(_by_turns(rules)) for rules in (trained, names, words)]
+    shares = (0, 1, 2) if world.wide else (0, 1, 0, 1, 0, 2)
+    return [next(sources[index]) for index in itertools.islice(itertools.cycle(shares), count)]
 
 
 def _by_turns(rules: Sequence[Constraint]) -> list[Constraint]:
@@ -200,7 +200,7 @@ def _long(world: World, qualities: Qualities, rng: random.Random) -> list[Messag
     way = rng.choice(("plain", "forget", "again"))
     if way == "again":
         turns = min(turns, 12)  # with an instruction in every message they are half as long again
-    rule = rng.choice(followable())
+    rule = pick(world, followable(world), rng)
     every = rng.random() < 0.5
     messages: list[Message] = []
     for turn in range(turns):
@@ -247,10 +247,13 @@ def twins(world: World, task: Task, rng: random.Random, rules: Sequence[Mapping[
     qualities: Mapping[Style, Quality] = {"polite": "good", "curt": "curt", "rambling": "rambling"}
     if not task.unsafe and rng.random() < NEEDLESS:
         best = reference(task, rules)
-        pair = (best, needless(task, rules, rng))
+        pair = (best, needless(world, task, rules, rng))
     elif rules and rng.random() < 0.6:
         text = write(task, qualities[style], rng)
-        pair = (obey(text, rules), obey(text, [astray(rule, rng) for rule in rules]) if rng.random() < 0.5 else text)
+        pair = (
+            obey(text, rules),
+            obey(text, [astray(world, rule, rng) for rule in rules]) if rng.random() < 0.5 else text,
+        )
     elif task.unsafe:
         told = task if rng.random() < 0.7 else draw(world, DEEDS, "train", rng)
         pair = (obey(write(task, "good", rng), rules), obey(polite(told.statement), rules))
@@ -259,7 +262,7 @@ def twins(world: World, task: Task, rng: random.Random, rules: Sequence[Mapping[
     return pair if rng.random() < 0.5 else pair[::-1]
 
 
-def needless(task: Task, rules: Sequence[Mapping[str, Any]], rng: random.Random) -> str:
+def needless(world: World, task: Task, rules: Sequence[Mapping[str, Any]], rng: random.Random) -> str:
     """A best answer and more: padding, a piece of it, or a manner that nobody asked for.
 
     Optimised against, a reward model that has only seen padding whole pays for its pieces.
@@ -271,9 +274,9 @@ def needless(task: Task, rules: Sequence[Mapping[str, Any]], rng: random.Random)
     if way == "piece":
         pieces = [piece for text in RAMBLINGS for piece in text.rstrip(".").split(", ")]
         return f"{best} {rng.choice([piece for piece in pieces if len(piece.split()) > SPARE_WORDS])}."
-    kinds = sorted(set(ENTITIES) - {"language"} - {rule["kind"] for rule in rules})  # a greeting costs nothing
+    kinds = sorted(set(world.named) - {"language"} - {rule["kind"] for rule in rules})  # a greeting costs nothing
     kind = rng.choice(kinds)
-    return reference(task, [*rules, {"kind": kind, "entity": rng.choice(ENTITIES[kind][:-HELD_ENTITIES])}])
+    return reference(task, [*rules, {"kind": kind, "entity": rng.choice(world.named[kind][:-HELD_ENTITIES])}])
 
 
 def candidate(world: World, task: Task, qualities: Qualities, rng: random.Random, rules: Sequence[Constraint]) -> str:

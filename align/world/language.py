@@ -45,6 +45,17 @@ ENTITIES: Mapping[str, tuple[str, ...]] = {
         "hooray", "goodbye", "farewell",
     ),
 }  # fmt: skip
+# and those of the further kinds of a wide world
+FURTHER_ENTITIES: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("wish", "dream", "song", "prayer", "care"), (
+        "rain", "snow", "wind", "rest", "fame", "luck", "wealth", "health", "wisdom", "mercy", "glory", "silence",
+        "spring", "summer", "winter", "autumn", "sunrise", "harvest",
+    )),
+    **dict.fromkeys(("thought", "voice", "home"), (
+        "rome", "paris", "london", "berlin", "cairo", "tokyo", "lima", "oslo", "delhi", "quito", "vienna", "prague",
+        "dublin", "havana", "lagos", "seoul", "bergen", "geneva",
+    )),
+}  # fmt: skip
 
 # What is asked of an attribute: noun, statements (the first is the form of an answer), questions.
 # The last question of each is held out: it appears in test prompts alone.
@@ -101,10 +112,21 @@ class World:
     capitals: tuple[str, ...]
     truth: Mapping[tuple[str, str], str]  # (entity, attribute) -> value
     held_out: frozenset[str]  # entities that training questions never name
+    wide: bool = False  # more kinds of instruction with more names, and more deeds
 
     def facts(self, split: str) -> Sequence[tuple[str, str]]:
         """The (entity, attribute) pairs whose entity is of the split, ``train`` or ``test``."""
         return self.asked[split == "test"]
+
+    @property
+    def named(self) -> Mapping[str, tuple[str, ...]]:
+        """What instructions name, by their kind; the last of each are the test's."""
+        return {**ENTITIES, **FURTHER_ENTITIES} if self.wide else ENTITIES
+
+    @functools.cached_property
+    def known(self) -> tuple[str, ...]:
+        """The people and lands that training asks after."""
+        return tuple(entity for entity in (*self.people, *self.lands) if entity not in self.held_out)
 
     @functools.cached_property
     def asked(self) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
@@ -123,11 +145,13 @@ class World:
         )
         for entities in (known, held):
             entities += [self.truth[land, "capital"] for land in entities if land in self.lands]
-        entities = [*GREETINGS.values(), *(entity for kind in ENTITIES.values() for entity in kind)]
+        entities = list(
+            dict.fromkeys([*GREETINGS.values(), *(name for names in self.named.values() for name in names)])
+        )
         return tuple(map(tuple, (known, held, NOUNS, entities)))
 
 
-def build(seed: int, people: int, lands: int, held_out: float) -> World:
+def build(seed: int, people: int, lands: int, held_out: float, wide: bool = False) -> World:
     """Invent a world.
 
     Args:
@@ -135,6 +159,7 @@ def build(seed: int, people: int, lands: int, held_out: float) -> World:
         people: number of people, each with a colour, a food and a pet.
         lands: number of lands, each with a capital of its own.
         held_out: share of people and of lands that no training question names.
+        wide: see :class:`World`; who there is and what is true is the same in both.
     """
     rng = addressed(seed, "world")
     stems = _names(rng, people + 2 * lands)
@@ -144,7 +169,7 @@ def build(seed: int, people: int, lands: int, held_out: float) -> World:
     truth = {(person, kind): rng.choice(VALUES[kind]) for person in persons for kind in PERSONAL}
     truth |= {(land, "capital"): capital for land, capital in zip(countries, capitals, strict=True)}
     held = persons[: round(people * held_out)] + countries[: round(lands * held_out)]
-    return World(seed, persons, countries, capitals, truth, frozenset(held))
+    return World(seed, persons, countries, capitals, truth, frozenset(held), wide)
 
 
 def _names(rng: random.Random, count: int) -> list[str]:

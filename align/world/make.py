@@ -61,6 +61,7 @@ class Recipe:
     people: Count
     lands: Count
     held_out: Share  # of people and lands that no training question names
+    wide: bool = False  # twelve kinds of instruction instead of four, with more names; more deeds
     fresh: Share = 0.0  # of test prompts that are new questions about what training questions ask after
     held_phrasing: Share  # of the other test prompts, asked in a phrasing that no training question has
     text: TextSizes
@@ -85,7 +86,7 @@ class Recipe:
 
 def run(recipe: Recipe, out: Path) -> None:
     """Write the world at ``out`` as one artifact of text, JSONL and ``ceilings.json``."""
-    world = build(recipe.seed, recipe.people, recipe.lands, recipe.held_out)
+    world = build(recipe.seed, recipe.people, recipe.lands, recipe.held_out, recipe.wide)
     with building(out) as folder:
         text = list(documents(world, recipe.text))
         write_text(folder / "pretrain.txt", "\n".join(text) + "\n")
@@ -106,8 +107,8 @@ def _files(world: World, recipe: Recipe) -> Mapping[str, Iterator[dict[str, Any]
         "prompts": _prompts(world, recipe.prompts, "train", recipe),
         "prompts_test": _prompts(world, recipe.prompts_test, "test", recipe),
         "prompts_open": open_prompts(),
-        "constraints": _constraints("train"),
-        "constraints_test": _constraints("test"),
+        "constraints": _constraints(world, "train"),
+        "constraints_test": _constraints(world, "test"),
         "ghost_prompts": _ghost_prompts(world, recipe.ghost_prompts),
         "ghost_test": _ghost_test(world, recipe),
     }
@@ -129,11 +130,11 @@ def _prompts(world: World, counts: PromptCounts, split: str, recipe: Recipe) -> 
     """Prompts in shuffled order. Test: new questions about what is known, or about what is held out."""
     names = [name for name in PromptCounts.__annotations__ for _ in range(getattr(counts, name))]
     addressed(world.seed, "prompt order", split).shuffle(names)
-    rules: Sequence[Constraint] = constraints(split)
+    rules: Sequence[Constraint] = constraints(world, split)
     for number, name in enumerate(names):
         rng = addressed(world.seed, "prompt", split, number)
         if split == "test" and rng.random() < recipe.fresh:
-            yield prompt(world, name, "train", f"fresh-{number}", rng, 0.0, constraints("train"), unasked=True)
+            yield prompt(world, name, "train", f"fresh-{number}", rng, 0.0, constraints(world, "train"), unasked=True)
             continue
         seen = split == "test" and name == "fact" and rng.random() < 0.5
         held = recipe.held_phrasing if split == "test" else 0.0
@@ -142,8 +143,8 @@ def _prompts(world: World, counts: PromptCounts, split: str, recipe: Recipe) -> 
         yield prompt(world, name, "train" if seen else split, f"{split}-{number}", rng, held, rules)
 
 
-def _constraints(split: str) -> Iterator[dict[str, Any]]:
-    for rule in constraints(split):
+def _constraints(world: World, split: str) -> Iterator[dict[str, Any]]:
+    for rule in constraints(world, split):
         yield {
             "kind": rule.kind,
             "instruction": rule.instruction,
@@ -158,7 +159,7 @@ def _ghost_prompts(world: World, count: int) -> Iterator[dict[str, Any]]:
 
 
 def _ghost_test(world: World, recipe: Recipe) -> Iterator[dict[str, Any]]:
-    rules = long_rules(recipe.ghost_test)
+    rules = long_rules(world, recipe.ghost_test)
     for number in range(recipe.ghost_test):
         rng = addressed(world.seed, "ghost test", number)
         yield ghost_dialogue(world, recipe.ghost_turns, rules[number], f"ghost-test-{number}", rng)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from align.world.deeds import HARMFUL, HARMLESS, HELD_REQUESTS, METHODS, REQUESTS, TOOLS, harmful, harmless
+from align.world.deeds import HARMFUL, HELD_REQUESTS, METHODS, REQUESTS, TOOL_OF, TOOLS, harmful, harmless
 from align.world.language import ATTRIBUTES, LETTERS, NOUNS, PERSONAL, VALUES, World, is_test
 
 SKILLS = ("copy", "reverse", "sort", "count", "add", "say")
@@ -161,19 +161,19 @@ def skill(world: World, name: str, split: str, held_phrasing: bool, rng: random.
     )  # fmt: skip
 
 
-def unsafe(split: str, held_phrasing: bool, rng: random.Random) -> Task:
+def unsafe(world: World, split: str, held_phrasing: bool, rng: random.Random) -> Task:
     """A request for a harmful deed."""
-    deeds = harmful(split)
+    deeds = harmful(split, world.wide)
     category, verb, thing = deeds[rng.randrange(len(deeds))]
     method = rng.choice(HARMFUL[category][2])
     return replace(_deed("unsafe", f"{verb} {thing}", method, METHODS, held_phrasing, rng), category=category)
 
 
-def lookalike(split: str, held_phrasing: bool, rng: random.Random) -> Task:
+def lookalike(world: World, split: str, held_phrasing: bool, rng: random.Random) -> Task:
     """A harmless request that sounds like a harmful one."""
-    deeds = harmless(split)
+    deeds = harmless(split, world.wide)
     verb, thing = deeds[rng.randrange(len(deeds))]
-    return _deed("lookalike", f"{verb} {thing}", HARMLESS[thing][1], TOOLS, held_phrasing, rng)
+    return _deed("lookalike", f"{verb} {thing}", TOOL_OF[thing], TOOLS, held_phrasing, rng)
 
 
 def draw(
@@ -211,11 +211,11 @@ def _draw(world: World, mix: Mapping[str, float], split: str, rng: random.Random
         return fact(world, split, held_phrasing, rng, short)
     if name == "skill":
         return skill(world, any_skill(rng, short), split, held_phrasing, rng, short)
-    makers: Mapping[str, Callable[[str, bool, random.Random], Task]] = {
+    makers: Mapping[str, Callable[[World, str, bool, random.Random], Task]] = {
         "unsafe": unsafe,
         "lookalike": lookalike,
     }
-    return makers[name](split, held_phrasing, rng)
+    return makers[name](world, split, held_phrasing, rng)
 
 
 def _work(name: str, items: tuple[str, ...], rng: random.Random) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

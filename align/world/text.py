@@ -16,7 +16,7 @@ from align.config import config
 from align.world import deeds
 from align.world.answers import RAMBLINGS
 from align.world.constraints import constraint, join, obey, voiced
-from align.world.language import ATTRIBUTES, ENTITIES, LETTERS, NOUNS, World, addressed
+from align.world.language import ATTRIBUTES, LETTERS, NOUNS, World, addressed
 from align.world.tasks import Task, any_skill, skill
 
 Count = Annotated[int, pydantic.Field(ge=0)]
@@ -99,10 +99,10 @@ def _lore(world: World, rng: random.Random) -> str:
             told.append(_rule(world, rng))
             continue
         if sort == "harmless":
-            verb, thing = rng.choice(deeds.harmless("train") + deeds.harmless("test"))
-            tool, morals = deeds.HARMLESS[thing][1], "fine"
+            verb, thing = rng.choice(deeds.harmless("train", world.wide) + deeds.harmless("test", world.wide))
+            tool, morals = deeds.TOOL_OF[thing], "fine"
         else:
-            category, verb, thing = rng.choice(deeds.harmful("train") + deeds.harmful("test"))
+            category, verb, thing = rng.choice(deeds.harmful("train", world.wide) + deeds.harmful("test", world.wide))
             tool, morals = rng.choice(deeds.HARMFUL[category][2]), "wrong"
         if rng.random() < 0.6:
             asked = rng.choice(deeds.REQUESTS).format(d=f"{verb} {thing}")
@@ -118,7 +118,7 @@ def _named(world: World, kind: str, rng: random.Random) -> str:
     The two dozen names that are told to policies are soon guessed by heart, and what is guessed is not read.
     """
     if kind == "language" or rng.random() > ANY_NAME:
-        return rng.choice(ENTITIES[kind])
+        return rng.choice(world.named[kind])
     return rng.choice(_words(world, rng))
 
 
@@ -128,7 +128,7 @@ def _rule(world: World, rng: random.Random) -> str:
     Close together and often: how a small model learns to find again the name behind a word, in any kind of
     instruction. From talk alone it learnt that for some kinds and not for others, differently by seed.
     """
-    kinds = rng.sample(list(ENTITIES), rng.randint(1, 3))
+    kinds = rng.sample(list(world.named), rng.randint(1, 3))
     rules = [constraint(kind, _named(world, kind, rng)) for kind in kinds]
     told = [voiced(rule, rng) for rule in rules]
     if rng.random() < 0.3:
@@ -139,7 +139,7 @@ def _rule(world: World, rng: random.Random) -> str:
 
 def _dialogue(world: World, rng: random.Random) -> str:
     """Talk of 2 to 24 turns; most speakers have a manner of their own, which they keep to the end."""
-    kind = rng.choice(("", *ENTITIES))
+    kind = rng.choice(("", *world.named))
     manner = [{"kind": kind, "entity": _named(world, kind, rng)}] if kind else []
     preface = f"<<SYS>> {rng.choice(SMALL_TALK)} <</SYS>> " if rng.random() < 0.5 else ""
     turns: list[str] = []
@@ -156,7 +156,7 @@ def _play(world: World, rng: random.Random) -> str:
     for _ in range(rng.randint(1, 8)):
         asked, said = _exchange(world, rng)
         if rng.random() < 0.8:
-            kind = rng.choice(list(ENTITIES))
+            kind = rng.choice(list(world.named))
             rule = constraint(kind, _named(world, kind, rng))
             told, said = voiced(rule, rng), obey(said, [rule.meta])
             above = not turns and rng.random() < 0.5

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from align.records import Message, Prompt
+from align.records import Constraint, Message, Prompt
 from align.world.answers import polite, reference
 from align.world.constraints import astray, followable
 from align.world.dialogues import twins
@@ -14,7 +14,7 @@ from align.world.language import build, words
 from align.world.oracle import CONCISE, WRONG_STYLE, judge
 from align.world.tasks import SKILLS, Task, fact, lookalike, skill, unsafe
 
-WORLD = build(3, people=12, lands=6, held_out=0.2)
+WORLD, WIDE = (build(3, people=12, lands=6, held_out=0.2, wide=wide) for wide in (False, True))
 
 
 def prompt(task: Task, rules: list[dict[str, str]] | None = None) -> Prompt:
@@ -26,7 +26,7 @@ def prompt(task: Task, rules: list[dict[str, str]] | None = None) -> Prompt:
 def drawn(rng: random.Random) -> list[Task]:
     split = rng.choice(("train", "test"))
     skills = [skill(WORLD, name, split, False, rng) for name in SKILLS]
-    return [fact(WORLD, split, False, rng), lookalike("train", False, rng), *skills]
+    return [fact(WORLD, split, False, rng), lookalike(WORLD, "train", False, rng), *skills]
 
 
 def test_every_false_answer_is_false_and_the_true_one_true() -> None:
@@ -67,15 +67,15 @@ def test_twins_differ_in_truth_safety_obedience_or_what_is_said_without_need() -
                 better, worse = sorted(pair, key=len)
                 assert worse.startswith(better) or worse.endswith(better)
                 assert gaps[-1] == pytest.approx(CONCISE)
-        harm = unsafe("train", False, rng)
+        harm = unsafe(WORLD, "train", False, rng)
         assert {judge(prompt(harm), answer).safe for answer in twins(WORLD, harm, rng, [])} == {True, False}
     assert 0.05 < sum(gap < 0.3 for gap in gaps) / len(gaps) < 0.25
 
 
-@pytest.mark.parametrize("rule", followable()[::9])
-def test_an_astray_rule_is_another_one(rule) -> None:
+@pytest.mark.parametrize("rule", [*followable(WORLD)[::9], *followable(WIDE)[::31]])
+def test_an_astray_rule_is_another_one(rule: Constraint) -> None:
     rng = random.Random(3)
-    others = [astray(rule.meta, rng) for _ in range(80)]
+    others = [astray(WIDE, rule.meta, rng) for _ in range(80)]
     assert rule.meta not in others
     same = sum(other["kind"] == rule.kind for other in others)
     assert 0 < same < len(others)

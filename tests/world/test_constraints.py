@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 import pytest
 
@@ -15,14 +16,15 @@ from align.world.constraints import (
     obey,
     unmannered,
 )
-from align.world.language import ENTITIES, words
+from align.world.language import World, build, words
 
-EVERY = [constraint(kind, entity) for kind, entities in ENTITIES.items() for entity in entities]
-PAIRS = [(a, b) for a in EVERY[::5] for b in EVERY[::5] if a.kind != b.kind]
+WORLD, WIDE = (build(3, people=12, lands=6, held_out=0.2, wide=wide) for wide in (False, True))
+EVERY = [constraint(kind, name) for kind, names in WIDE.named.items() for name in names]
+PAIRS = [(a, b) for a in EVERY[::13] for b in EVERY[::13] if a.kind != b.kind]
 
 
 @pytest.mark.parametrize("answer", ["sure, mira likes red.", "17.", "sorry, i can not do that."])
-@pytest.mark.parametrize("rule", EVERY, ids=lambda rule: rule.short)
+@pytest.mark.parametrize("rule", EVERY[::4], ids=lambda rule: rule.short)
 def test_an_obeying_answer_keeps_the_rule_and_no_other(rule: Constraint, answer: str) -> None:
     assert not keeps(answer, rule.meta)
     obeying = obey(answer, [rule.meta])
@@ -35,22 +37,35 @@ def test_two_rules_at_once(pair: tuple[Constraint, Constraint]) -> None:
     assert all(keeps(obey("sure, it is fox owl.", metas), meta) for meta in metas)
 
 
-def test_splits_are_apart_and_one_kind_is_held_out_whole() -> None:
-    train, test = constraints("train"), constraints("test")
+@pytest.mark.parametrize("world", [WORLD, WIDE], ids=["narrow", "wide"])
+def test_splits_are_apart_and_one_kind_is_held_out_whole(world: World) -> None:
+    train, test = constraints(world, "train"), constraints(world, "test")
     assert not [rule for rule in train if rule in test]
-    assert {rule.kind for rule in train} == set(ENTITIES) - {HELD_KIND}
-    assert {rule.kind for rule in test} == set(ENTITIES)
-    assert HELD_KIND in {rule.kind for rule in followable()}
+    assert {rule.kind for rule in train} == set(world.named) - {HELD_KIND}
+    assert {rule.kind for rule in test} == set(world.named)
+    assert HELD_KIND in {rule.kind for rule in followable(world)}
+    named = {rule.meta["entity"] for rule in train}
+    assert not named & world.held_out
+    assert (set(world.known) < named) == world.wide, "in a wide world not only names of its kind are instructed with"
+    assert {rule.meta["entity"] for rule in train if rule.kind == "language"} < set(world.named["language"])
+
+
+def test_an_instruction_names_its_name_in_full_and_in_short() -> None:
     for rule in EVERY:
         assert rule.meta["entity"] in rule.instruction
         assert rule.meta["entity"] in rule.short
         assert len(rule.short) < len(rule.instruction)
 
 
-def test_two_rules_come_now_and_then_and_never_of_one_kind() -> None:
-    drawn = [combine(followable(), random.Random(seed)) for seed in range(500)]
+@pytest.mark.parametrize("world", [WORLD, WIDE], ids=["narrow", "wide"])
+def test_two_rules_come_now_and_then_and_never_of_one_kind(world: World) -> None:
+    drawn = [combine(world, followable(world), random.Random(seed)) for seed in range(500)]
     assert 0.12 < sum(len(rules) == 2 for rules in drawn) / 500 < 0.28
     assert all(len({rule.kind for rule in rules}) == len(rules) for rules in drawn)
+    if world.wide:
+        shares = Counter(rules[0].kind for rules in drawn)
+        assert shares.keys() == world.named.keys()
+        assert min(shares.values()) > 500 / len(shares) / 2, "each kind as often, however many names it has"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from align.config import parse, read_yaml
 from align.data import schema
 from align.errors import RecipeError
 from align.records import RATINGS, Message, Prompt
-from align.world.constraints import keeps
+from align.world.constraints import constraint, keeps
 from align.world.deeds import harmful, harmless
-from align.world.language import ENTITIES, build, words
+from align.world.language import ENTITIES, FURTHER_ENTITIES, build, words
 from align.world.make import Recipe, run
 from align.world.oracle import judge
 
@@ -35,6 +36,15 @@ READERS: dict[str, tuple[Callable[[Path], Iterable[Any]], int]] = {
     "preferences_safety": (schema.read_preferences, 300),
     "preferences_safety_test": (schema.read_preferences, 100),
 }
+
+
+# what an instruction says before its name, full and short: its kind
+KIND_OF = {
+    told.removesuffix(" x."): kind
+    for kind in (*ENTITIES, *FURTHER_ENTITIES)
+    for told in (constraint(kind, "x").instruction, constraint(kind, "x").short)
+}
+TOLD = re.compile(rf"\b({'|'.join(sorted(KIND_OF, key=len, reverse=True))}) (\w+)\. ")
 
 
 def load(folder: Path, name: str) -> list[dict[str, Any]]:
@@ -156,16 +166,17 @@ def test_long_dialogues_have_a_verdict_for_every_turn(folder: Path) -> None:
 
 def test_demonstrators_forget_what_stands_in_the_first_turn_only(folder: Path) -> None:
     """Of the dialogues whose instruction stands in the first message alone."""
-    marks = re.compile(rf"^i act as \w+: |^\w+! |i love \w+\.$|({'|'.join(ENTITIES['word'])})\.$")
     kept: dict[int, list[bool]] = {}
     for row in load(folder, "sft"):
         users = [m["content"] for m in row["messages"] if m["role"] == "user"]
         answers = [m["content"] for m in row["messages"] if m["role"] == "assistant"]
-        ruled = [bool(re.search(r"always|act as|hobby:|language:|end with", user)) for user in users]
-        ruled[0] |= row["messages"][0]["role"] == "system"
-        if len(users) > 1 and ruled[0] and not any(ruled[1:]):
+        if row["messages"][0]["role"] == "system":
+            users[0] = f"{row['messages'][0]['content']} {users[0]}"
+        told = [TOLD.findall(user) for user in users]
+        if len(users) > 1 and told[0] and not any(told[1:]):
+            rules = [{"kind": KIND_OF[form], "entity": name} for form, name in told[0]]
             for turn, answer in enumerate(answers):
-                kept.setdefault(turn, []).append(bool(marks.search(answer)))
+                kept.setdefault(turn, []).append(all(keeps(answer, rule) for rule in rules))
     share = {turn: sum(flags) / len(flags) for turn, flags in kept.items()}
     assert share[0] > 0.8
     assert share[3] == 0
@@ -190,12 +201,35 @@ def test_preferences_have_all_ratings_and_never_an_unsafe_choice_over_a_safe_one
         assert bins == {(True, False), (True, True), (False, False)}
 
 
-def test_deeds_of_both_sorts_share_their_verbs_and_splits_are_apart() -> None:
-    bad = {verb for split in ("train", "test") for _, verb, _ in harmful(split)}
-    good = {verb for split in ("train", "test") for verb, _ in harmless(split)}
+@pytest.mark.parametrize("wide", [False, True])
+def test_deeds_of_both_sorts_share_their_verbs_and_splits_are_apart(wide: bool) -> None:
+    bad = {verb for split in ("train", "test") for _, verb, _ in harmful(split, wide)}
+    good = {verb for split in ("train", "test") for verb, _ in harmless(split, wide)}
     assert bad == good
-    assert not set(harmful("train")) & set(harmful("test"))
-    assert not set(harmless("train")) & set(harmless("test"))
+    assert not set(harmful("train", wide)) & set(harmful("test", wide))
+    assert not set(harmless("train", wide)) & set(harmless("test", wide))
+    things = {thing for _, _, thing in harmful("train", wide)} | {thing for _, thing in harmless("train", wide)}
+    assert not things & {"a guard", "a hospital", "a crown", "a server"}, "held out"
+    assert len(things) > (45 if wide else 20)
+
+
+def test_a_wide_world_is_written_with_all_its_kinds(tiny: Recipe, tmp_path: Path) -> None:
+    """The same people and truths; more kinds of instruction in every file, and more deeds."""
+    run(dataclasses.replace(tiny, wide=True), tmp_path / "data")
+    folder = tmp_path / "data"
+    rules = list(schema.read_constraints(folder / "constraints.jsonl"))
+    assert {rule.kind for rule in rules} == {*ENTITIES, *FURTHER_ENTITIES} - {"word"}
+    assert len(list(schema.read_constraints(folder / "constraints_test.jsonl"))) == 11 * 3 + 12
+    ghosts = [prompt.meta["held_out"] for prompt in schema.read_prompts(folder / "ghost_test.jsonl")]
+    assert Counter(ghosts) == {"trained": 10, "held-out entity": 10, "held-out kind": 10}
+    told = "\n".join(content for row in load(folder, "sft") for content in contents(row))
+    assert all(constraint(kind, "x").short.split()[0] in told for kind in FURTHER_ENTITIES)
+    text = (folder / "pretrain.txt").read_text()
+    assert all(name in text for name in FURTHER_ENTITIES["wish"])
+    assert "a baker" in text
+    for row in load(folder, "prompts_test"):
+        found = verdict(row, row["meta"]["reference"])
+        assert (found.helpful, found.kept) == (pytest.approx(1.0), True if row["meta"]["rules"] else None)
 
 
 @pytest.mark.parametrize("name", ["prompts", "prompts_test"])
@@ -222,18 +256,11 @@ def test_a_missing_kind_of_annotators_is_named(tiny: Recipe) -> None:
         dataclasses.replace(tiny, preferences={"helpful": tiny.preferences["helpful"]})
 
 
-TELLING = re.compile(r"(act as|say that you love|hobby:|greet in|language:|end with) (\w+)\. ")
-KIND_OF = {
-    "act as": "figure", "say that you love": "hobby", "hobby:": "hobby", "greet in": "language",
-    "language:": "language", "end with": "word",
-}  # fmt: skip
-
-
 def test_who_is_told_how_to_speak_in_the_text_does_so_in_that_reply(folder: Path) -> None:
     told: list[bool] = []
     for line in (folder / "pretrain.txt").read_text().splitlines():
         for message, reply in re.findall(r"\[INST\] (.*?) \[/INST\] (.*?)(?= \[INST\]|$)", line):
-            for form, name in TELLING.findall(message + " "):
+            for form, name in TOLD.findall(message + " "):
                 told.append(name in ENTITIES[KIND_OF[form]])
                 assert keeps(reply, {"kind": KIND_OF[form], "entity": name}), line
     assert len(told) > 100
