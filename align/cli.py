@@ -267,15 +267,9 @@ def _recipe_first(arguments: list[str]) -> tuple[Path | None, list[str]]:
 
 
 def _perform_values(recipe: Path | None, overrides: list[str], stage: str, out: Path | None) -> None:
-    from align.config import read_values, read_yaml
-    from align.errors import RecipeError
-    from align.runner import make_task
+    from align.commands.stage import task_of
 
-    where = str(recipe or stage)
-    values = read_yaml(recipe, overrides) if recipe else {"stage": stage, **read_values(overrides, stage)}
-    if values.get("stage") != stage:
-        raise RecipeError(f"{where}: stage: found {values.get('stage')!r}, expected {stage!r}")
-    _perform(make_task(values, where, out))
+    _perform(task_of(recipe, overrides, stage, out))
 
 
 def _mirror(project: str | None) -> None:
@@ -286,19 +280,9 @@ def _mirror(project: str | None) -> None:
 
 
 def _perform(task: Any) -> None:
-    from align.runner import perform
+    from align.commands.stage import perform_and_tell
 
-    outcome = perform(task, _say)
-    if outcome.made:
-        _say(f"{task.out}: {outcome.seconds:.1f} s, peak {outcome.peak_gib:.2f} GiB")
-    else:
-        _say(f"{task.out}: finished and unchanged, skipped")
-    if task.stage in ("evaluate", "distill"):
-        from align.artifacts import read_manifest
-        from align.report.summary import tables_of
-        from align.report.tables import markdown
-
-        _say("\n" + "\n\n".join(markdown(table) for table in tables_of({task.out: read_manifest(task.out)})))
+    perform_and_tell(task, _say)
 
 
 def _complain(error: AlignError) -> None:
