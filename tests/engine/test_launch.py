@@ -113,7 +113,10 @@ def test_a_wrong_recipe_is_told_without_a_rank() -> None:
         launch(STAGE, {"stage": "launched", "fial": "no"}, Path(), LaunchConfig())
 
 
-def test_nobody_at_an_address_is_told_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("opened", [False, True])
+def test_nobody_at_an_address_is_told_at_once(opened: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether or not this process has Ray open, as it may after other tests."""
+    monkeypatch.setattr("ray.is_initialized", lambda: opened)
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))  # and does not listen
         address = f"127.0.0.1:{held.getsockname()[1]}"
