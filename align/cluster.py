@@ -48,9 +48,10 @@ def connected(
     Raises:
         LaunchError: the cluster does not answer or cannot be started.
     """
-    address = address or (None if library.is_initialized() else os.environ.get("RAY_ADDRESS"))
+    opened = library.is_initialized()
+    address = address or (None if opened else os.environ.get("RAY_ADDRESS"))
     _knock(address)  # also where Ray is open: an address that nobody answers at is a mistake all the same
-    if library.is_initialized():
+    if opened:
         yield
         return
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}

@@ -118,7 +118,7 @@ class World:
         """The (entity, attribute) pairs whose entity is of the split, ``train`` or ``test``."""
         return self.asked[split == "test"]
 
-    @property
+    @functools.cached_property
     def named(self) -> Mapping[str, tuple[str, ...]]:
         """What instructions name, by their kind; the last of each are the test's."""
         return {**ENTITIES, **FURTHER_ENTITIES} if self.wide else ENTITIES

@@ -33,7 +33,7 @@ def plain(models: Path, folder: Path, **changes: Any) -> dict[str, Any]:
             "adaptive_kl": {"target": 1.0, "horizon": 50.0},
         },
         "held_out": {"prompts": str(folder / "held-out.jsonl"), "every": 1},
-        "save_every": 2, "keep_rollouts": 1, "sampling": {"max_new_tokens": 12},
+        "save_every": 2, "keep_rollouts": 1, "keep_policies": 3, "sampling": {"max_new_tokens": 12},
     }  # fmt: skip
     return to_plain(toy.recipe(folders, **toy.laid_over(settings, changes)))
 
@@ -54,7 +54,8 @@ def compare(tmp_path: Path, seed: Any, iterations: int = 5) -> None:
         straight, disturbed = tmp_path / "straight" / name, tmp_path / "disturbed" / name
         assert same_but_for_times(straight, disturbed) == [], (name, seed)
     made = read_manifest(tmp_path / "disturbed" / "ppo", verify=True)
-    assert set(made.files) >= {"model.safetensors", "metrics.jsonl", "last/model.safetensors"}
+    kept = "policies/3/model.safetensors"
+    assert set(made.files) >= {"model.safetensors", "metrics.jsonl", "last/model.safetensors", kept}
     assert sum(name.startswith("rollouts/") for name in made.files) == iterations
     rows = list(read_rollouts(tmp_path / "disturbed" / "ppo" / "rollouts" / f"iteration-{iterations - 1:08d}.jsonl"))
     assert [row["sample"] for row in rows] == [0, 1] * 3

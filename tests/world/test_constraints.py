@@ -24,11 +24,12 @@ PAIRS = [(a, b) for a in EVERY[::13] for b in EVERY[::13] if a.kind != b.kind]
 
 
 @pytest.mark.parametrize("answer", ["sure, mira likes red.", "17.", "sorry, i can not do that."])
-@pytest.mark.parametrize("rule", EVERY[::4], ids=lambda rule: rule.short)
-def test_an_obeying_answer_keeps_the_rule_and_no_other(rule: Constraint, answer: str) -> None:
-    assert not keeps(answer, rule.meta)
-    obeying = obey(answer, [rule.meta])
-    assert [other for other in EVERY if keeps(obeying, other.meta)] == [rule]
+@pytest.mark.parametrize("kind", WIDE.named)
+def test_an_obeying_answer_keeps_the_rule_and_no_other(kind: str, answer: str) -> None:
+    for rule in (rule for rule in EVERY if rule.kind == kind):
+        assert not keeps(answer, rule.meta)
+        obeying = obey(answer, [rule.meta])
+        assert [other for other in EVERY if keeps(obeying, other.meta)] == [rule]
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair[0].short} {pair[1].short}")

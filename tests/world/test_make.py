@@ -166,6 +166,7 @@ def test_long_dialogues_have_a_verdict_for_every_turn(folder: Path) -> None:
 
 def test_demonstrators_forget_what_stands_in_the_first_turn_only(folder: Path) -> None:
     """Of the dialogues whose instruction stands in the first message alone."""
+    every = [{"kind": kind, "entity": name} for kind, names in ENTITIES.items() for name in names]
     kept: dict[int, list[bool]] = {}
     for row in load(folder, "sft"):
         users = [m["content"] for m in row["messages"] if m["role"] == "user"]
@@ -177,6 +178,7 @@ def test_demonstrators_forget_what_stands_in_the_first_turn_only(folder: Path) -
             rules = [{"kind": KIND_OF[form], "entity": name} for form, name in told[0]]
             for turn, answer in enumerate(answers):
                 kept.setdefault(turn, []).append(all(keeps(answer, rule) for rule in rules))
+                assert turn < 3 or not any(keeps(answer, rule) for rule in every), "nor any other manner"
     share = {turn: sum(flags) / len(flags) for turn, flags in kept.items()}
     assert share[0] > 0.8
     assert share[3] == 0
