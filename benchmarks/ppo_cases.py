@@ -16,14 +16,13 @@ import numpy as np
 import torch
 from training_cases import CHOSEN, PROMPT
 
-from align.model.config import LlamaConfig, preset
+from align.model.config import Dtype, LlamaConfig, preset
 from align.model.heads import Scorer, scorer_from_policy
 from align.model.llama import Llama, init_weights
 from align.model.saving import save_scorer
 from align.model.weights import save_policy
 
 PAD, BOS, END = 0, 1, 2
-SHARE, LONGEST = 2, 128  # human lengths (training_cases.py) by two, a prompt cut to so many: two cores, half an hour
 STRENGTH, SURE = 4.0, 30.0  # of the number in an embedding; logits between what may follow and what may not
 
 
@@ -37,6 +36,8 @@ class Case:
     mini_batch: int
     new: int  # tokens of an answer at most
     goal: float
+    share: int = 2  # human lengths (training_cases.py) are divided by it: two cores, half an hour
+    longest: int = 128  # tokens of a prompt
 
     @property
     def config(self) -> LlamaConfig:
@@ -61,9 +62,9 @@ CASES = {
 }
 
 
-def lengths(deciles: tuple[int, ...], count: int, most: int, rng: random.Random) -> list[int]:
+def lengths(deciles: tuple[int, ...], count: int, most: int, share: int, rng: random.Random) -> list[int]:
     """So many lengths that stand for a distribution, shuffled."""
-    found = np.interp((np.arange(count) + 0.5) / count, np.linspace(0, 1, len(deciles)), deciles) / SHARE
+    found = np.interp((np.arange(count) + 0.5) / count, np.linspace(0, 1, len(deciles)), deciles) / share
     sizes = [int(min(max(size, 2), most)) for size in found]
     rng.shuffle(sizes)
     return sizes
@@ -73,8 +74,8 @@ def prompts_of(case: Case) -> list[tuple[int, ...]]:
     """Random tokens; the last one says how long the answer will be, one more than the limit: it does not end."""
     rng, words = random.Random(0), case.config.vocab_size
     found = []
-    answers = lengths(CHOSEN, case.prompts, case.new + 1, rng)
-    for size, answer in zip(lengths(PROMPT, case.prompts, LONGEST, rng), answers, strict=True):
+    answers = lengths(CHOSEN, case.prompts, case.new + 1, case.share, rng)
+    for size, answer in zip(lengths(PROMPT, case.prompts, case.longest, case.share, rng), answers, strict=True):
         last = [token for token in range(END + 1, words) if number_of(token, case.new) == answer]
         middle = (rng.randrange(END + 1, words) for _ in range(size - 1))
         found.append((BOS, *middle, rng.choice(last)))
@@ -99,21 +100,21 @@ def policy_of(case: Case) -> Llama:
     init_weights(model, seed=0)
     embedding, head = model.model.embed_tokens.weight, model.lm_head.weight
     raised = SURE / config.dim**0.5  # a lone component of a normed vector is sqrt(D)
-    for token in range(END + 1, config.vocab_size):
-        number = number_of(token, case.new)
-        embedding[token, number] += STRENGTH
-        if number <= case.new:
-            head[token, number + 1] += raised
+    tokens = torch.arange(END + 1, config.vocab_size)
+    numbers = torch.tensor([number_of(token, case.new) for token in tokens.tolist()])
+    embedding[tokens, numbers] += STRENGTH
+    within = numbers <= case.new
+    head[tokens[within], numbers[within] + 1] += raised
     head[END, 1] += raised
     return model
 
 
-def make(case: Case, folder: Path) -> None:
+def make(case: Case, folder: Path, dtype: Dtype | None = None) -> None:
     """Policy, reward model and critic (the reward model's body, its head 0) as Hugging Face folders."""
-    save_policy(policy_of(case), case.config, folder / "policy")
+    save_policy(policy_of(case), case.config, folder / "policy", dtype=dtype)
     body = Llama(case.config)
     init_weights(body, seed=1)
     scorer: Scorer = scorer_from_policy(body, seed=1)
-    save_scorer(scorer, case.config, folder / "reward")
+    save_scorer(scorer, case.config, folder / "reward", dtype=dtype)
     scorer.score.weight.data.zero_()
-    save_scorer(scorer, case.config, folder / "critic")
+    save_scorer(scorer, case.config, folder / "critic", dtype=dtype)

@@ -40,8 +40,10 @@ class Plain:
         self.steps += 1
 
 
-def iterate(case: Case, folder: Path, dtype: str, zero: str, shuffle: str) -> dict[str, Any]:
-    """An iteration from loaded models to new weights.
+def iterate(
+    case: Case, folder: Path, dtype: str, zero: str, shuffle: str, micro_tokens: int = 4096, iterations: int = 1
+) -> dict[str, Any]:
+    """An iteration from loaded models to new weights; the last, where there are several.
 
     Args:
         case: sizes.
@@ -49,6 +51,8 @@ def iterate(case: Case, folder: Path, dtype: str, zero: str, shuffle: str) -> di
         dtype: fp32 or bf16.
         zero: ``zero-0``, ``zero-2``, ``zero-3``, or ``plain``.
         shuffle: ``prompts`` or ``answers``.
+        micro_tokens: of a forward pass.
+        iterations: done one after another.
     """
     from align.allocator import keep_freed_memory
     from align.config import parse
@@ -68,25 +72,26 @@ def iterate(case: Case, folder: Path, dtype: str, zero: str, shuffle: str) -> di
         "stage": "ppo", "policy": str(folder / "policy"), "helpful": str(folder / "reward"),
         "safety": str(folder / "reward"), "critic": "helpful", "threshold": 0.15, "prompts": "-",
         "ppo": {
-            "iterations": 1, "prompts": case.prompts, "samples": case.samples, "mini_batch": case.mini_batch,
+            "iterations": iterations, "prompts": case.prompts, "samples": case.samples, "mini_batch": case.mini_batch,
             "beta": BETA, "clip": CLIP, "value_clip": VALUE_CLIP, "value_weight": VALUE_WEIGHT, "gamma": GAMMA,
             "lam": LAM, "shuffle": shuffle, "score_scale": "none", "no_eos_score": None, "min_length": 0.0,
         },
-        "sampling": {"temperature": 1.0, "max_new_tokens": case.new}, "micro_tokens": 4096, "optim": OPTIM,
+        "sampling": {"temperature": 1.0, "max_new_tokens": case.new}, "micro_tokens": micro_tokens, "optim": OPTIM,
         "critic_optim": OPTIM,
         "zero": {"stage": 0 if zero == "plain" else int(zero.removeprefix("zero-")), "dtype": dtype},
     }, "bench_ppo.py")  # fmt: skip
     tokens = prompts_of(case)
     prompts = [Prompt(id=str(number), messages=(Message("user", "-"),)) for number in range(len(tokens))]
     questions = Questions(prompts, [list(prompt) for prompt in tokens])
-    models, clock = Models(recipe), Clock()
+    models = Models(recipe)
     with Collector(recipe, models, questions, END, questions.longest) as collector:
-        began, spent = time.perf_counter(), time.process_time()
-        collected = collector.collect(0, clock)
-        experience, scores, seen = appraise(recipe, models, collected, recipe.ppo.beta, clock)
-        assert not broken(recipe, seen), broken(recipe, seen)
-        seen |= clock.time("update", improve, recipe, models, 0, experience)
-        seconds, spent = time.perf_counter() - began, time.process_time() - spent
+        for iteration in range(iterations):
+            clock, began, spent = Clock(), time.perf_counter(), time.process_time()
+            collected = collector.collect(iteration, clock)
+            experience, scores, seen = appraise(recipe, models, collected, recipe.ppo.beta, clock)
+            assert not broken(recipe, seen), broken(recipe, seen)
+            seen |= clock.time("update", improve, recipe, models, iteration, experience)
+            seconds, spent = time.perf_counter() - began, time.process_time() - spent
     return {
         "seconds": seconds,
         "cpu_seconds": spent,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -24,5 +25,13 @@ class Clock:
         enter(f"{self.iteration}, {phase}" if self.iteration else phase)
         began = time.perf_counter()
         result = call(*args, **kwargs)
+        _wait_for_device()
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - began
         return result
+
+
+def _wait_for_device() -> None:
+    """A GPU works on after a call returns; what it still does belongs to the phase that asked for it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.synchronize()

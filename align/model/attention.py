@@ -22,6 +22,7 @@ from align.model.documents import mask as group_mask
 # then faster than the kernel that never holds them, in bf16 several times.
 SHORT = {torch.float32: 256, torch.bfloat16: 1024}
 PLAIN = 256  # where there are no kernels of ours, rows up to so many tokens are trained with attention written out
+MASKED = 4096  # on an accelerator, trees in rows up to so many tokens get one [T, T] mask: one kernel, not one a piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +60,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
     if isinstance(mask, Lengths):
         return _attend_lengths(q, k, v, mask)
     B, H, T, E = q.shape
-    if T == 1 and mask is not None and q.device.type == "cpu" and not torch.is_grad_enabled():
-        # one query a row: two batched products over the queries of each key head beat SDPA on CPU
+    if T == 1 and mask is not None and not torch.is_grad_enabled():
+        # one query a row: two batched products over the queries of each key head. On a CPU they beat SDPA, which on a
+        # GPU would need shared heads copied
         grouped = q.reshape(B, k.shape[1], -1, E) * E**-0.5
         weights = (torch.matmul(grouped, k.transpose(2, 3)) + mask).float().softmax(-1)
         return torch.matmul(weights.to(v.dtype), v).view(B, H, 1, E)
     if 1 < T == k.shape[2] <= PLAIN and q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.requires_grad:
         return _attend_plainly(q, k, v, mask)
+    if mask is not None and k.shape[1] != H and q.device.type == "cuda":
+        # with a mask and shared heads, SDPA would hold the weights of all heads
+        k, v = (x.repeat_interleave(H // k.shape[1], 1) for x in (k, v))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=k.shape[1] != H)
 
 
@@ -142,11 +147,13 @@ def visible(segments: Tensor, dtype: torch.dtype, stems: Tensor | None = None) -
         stems: as :func:`packed_mask`'s.
 
     Returns:
-        the mask of short rows; for rows of more than LONG tokens their documents, where these lie in one piece each:
-        for the variable-length kernel on an accelerator that has it, else cut in pieces. No [T, T] mask is made of
-        them, unless one document and its branches fill the row.
+        the documents, for the variable-length kernel, on an accelerator that has it; else the mask of short rows, and
+        for rows of more than LONG tokens (MASKED, on an accelerator) their documents cut in pieces. No [T, T] mask is
+        made of these, unless one document and its branches fill the row. Documents that do not lie in one piece
+        each need the mask always.
     """
-    if segments.shape[1] <= LONG:
+    kernel = stems is None and _has_kernel(segments.device, dtype)
+    if not kernel and segments.shape[1] <= (LONG if segments.device.type == "cpu" else MASKED):
         return packed_mask(segments, dtype, stems)
     # what belongs together: a document, and all that goes on from it
     roots = segments if stems is None else torch.where(stems >= 0, stems, segments)
@@ -157,7 +164,7 @@ def visible(segments: Tensor, dtype: torch.dtype, stems: Tensor | None = None) -
     nested = stems is not None and _nested(segments, stems)
     if nested or not torch.equal(first.sum(1), distinct):
         return packed_mask(segments, dtype, stems)
-    if stems is None and _has_kernel(segments.device, dtype):
+    if kernel:
         starts = torch.cat((first.flatten().nonzero().squeeze(1), torch.tensor([first.numel()], device=first.device)))
         return Lengths(starts.int(), int(starts.diff().max()))
     return _cut(segments, dtype, stems, first)

@@ -112,6 +112,7 @@ PRESETS: dict[str, LlamaConfig] = {
     "base-110m": LlamaConfig(
         vocab_size=16000, dim=768, n_layers=12, n_heads=12, n_kv_heads=12, ffn_dim=2048, max_seq_len=1024
     ),
+    "base-1b": _llama2(2048, 22, 32, 4, ffn_width(2048, 256)),  # TinyLlama's sizes (arXiv 2401.02385), our context
 }
 
 
