@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline check fix test test-all bench bench-ppo bench-rollout bench-train clean
+.PHONY: help setup pipeline check fix test test-all bench bench-gpu bench-ppo bench-rollout bench-train clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ test-all: $(READY) ## every test
 
 bench: $(READY) ## every benchmark
 	@for b in benchmarks/bench_*.py; do $(BIN)/python $$b || exit 1; done
+
+bench-gpu: $(READY) ## on one GPU: sampling, SFT and PPO of a 1.1B LLaMA (ARGS="--only sample --runs 5")
+	@$(BIN)/python benchmarks/bench_gpu.py $(ARGS)
 
 bench-ppo: $(READY) ## an iteration of PPO beside TRL's last PPO; DeepSpeed's share (ARGS="--runs 1 --only small")
 	@$(BIN)/python benchmarks/bench_ppo.py $(ARGS)
