@@ -25,7 +25,7 @@ from align.stages import rejection
 from align.world.language import VALUES
 from tests.stages.rounds import recipe
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # the pipeline is run within the first test
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "planted" / "pipeline.yaml"
 GRID = [0.3, 0.6, 1.0, 1.5, 2.2]
