@@ -6,8 +6,9 @@ says of it partly repeats the instruction: a small model finds an unseen name ag
 ``word`` ("… i end with peace.") is held out: demonstrations show how to follow it where it stands, Ghost Attention
 never trains on it.
 
-The kinds are four; in a wide world twelve, with names of their own, of which the last are the test's, and but for
-languages the people and lands too that training asks after, lest names be learnt by heart instead of read.
+The kinds are four; in a wide world twelve, with names of their own, of which the last are the test's. There any kind but
+a language may be about any train name of another ("always dream of plato."), and about the people and lands that
+training asks after, lest names be learnt by heart, a kind's with the kind, instead of read.
 """
 
 from __future__ import annotations
@@ -57,16 +58,25 @@ def constraints(world: World, split: str) -> tuple[Constraint, ...]:
 
 
 def followable(world: World) -> tuple[Constraint, ...]:
-    """What demonstrations show how to follow in the current message: train names of every kind."""
-    return _followable(tuple(world.named.items()), world.known if world.wide else ())
+    """What demonstrations show how to follow in the current message: train names, of every kind; in a wide world any.
+
+    A kind's own names come first.
+    """
+    return _followable(tuple(world.named.items()), world.known if world.wide else None)
 
 
 @functools.cache
-def _followable(named: tuple[tuple[str, tuple[str, ...]], ...], known: tuple[str, ...]) -> tuple[Constraint, ...]:
+def _followable(
+    named: tuple[tuple[str, tuple[str, ...]], ...], known: tuple[str, ...] | None
+) -> tuple[Constraint, ...]:
+    own = {kind: names[:-HELD_ENTITIES] for kind, names in named}
+    if known is None:
+        return tuple(constraint(kind, name) for kind, names in own.items() for name in names)
+    shared = [*(name for kind, names in own.items() if kind != "language" for name in names), *known]
     return tuple(
         constraint(kind, name)
-        for kind, names in named
-        for name in (*names[:-HELD_ENTITIES], *(() if kind == "language" else known))
+        for kind, names in own.items()
+        for name in dict.fromkeys((*names, *(() if kind == "language" else shared)))
     )
 
 
