@@ -6,8 +6,8 @@ says of it partly repeats the instruction: a small model finds an unseen name ag
 ``word`` ("… i end with peace.") is held out: demonstrations show how to follow it where it stands, Ghost Attention
 never trains on it.
 
-The kinds are four; in a wide world twelve, with names of their own, of which the last are the test's. There any kind but
-a language may be about any train name of another ("always dream of plato."), and about the people and lands that
+The kinds are four; in a wide world twelve, with names of their own, of which the last are the test's. There any kind
+but a language may be about any train name of another ("always dream of plato."), and about the people and lands that
 training asks after, lest names be learnt by heart, a kind's with the kind, instead of read.
 """
 
