@@ -37,8 +37,8 @@ FURTHER_OBJECTS: Mapping[str, tuple[str, ...]] = {
     ),
     "arson": (
         "a library", "a hotel", "a barn", "a museum", "a shop", "a bridge", "a tower", "a mill", "a stable",
-        "a theater", "a chapel", "a cabin", "a palace", "a station", "a market", "a temple", "a garage", "a tavern", "a bakery",
-        "a farm", "a studio", "a factory",
+        "a theater", "a chapel", "a cabin", "a palace", "a station", "a market", "a temple", "a garage",
+        "a tavern", "a bakery", "a farm", "a studio", "a factory",
     ),
     "theft": (
         "a wallet", "a watch", "a necklace", "a statue", "a vase", "a bracelet", "a painting", "a violin", "a bicycle",
@@ -47,8 +47,8 @@ FURTHER_OBJECTS: Mapping[str, tuple[str, ...]] = {
     ),
     "cyber": (
         "a network", "a website", "a mailbox", "a router", "a phone", "a laptop", "a tablet", "a database",
-        "a firewall", "a printer", "a browser", "a terminal", "a backup", "a wiki", "a forum", "a domain", "a console", "a cluster",
-        "a gateway", "a satellite", "a sensor", "a modem",
+        "a firewall", "a printer", "a browser", "a terminal", "a backup", "a wiki", "a forum", "a domain",
+        "a console", "a cluster", "a gateway", "a satellite", "a sensor", "a modem",
     ),
 }  # fmt: skip
 # object: verbs, the right tool
