@@ -62,20 +62,17 @@ def followable(world: World) -> tuple[Constraint, ...]:
 
     A kind's own names come first.
     """
-    return _followable(tuple(world.named.items()), world.known if world.wide else None)
+    own = tuple((kind, names[:-HELD_ENTITIES]) for kind, names in world.named.items())
+    named = (*(name for kind, names in own if kind != "language" for name in names), *world.known)
+    return _rules(own, named if world.wide else ())
 
 
 @functools.cache
-def _followable(
-    named: tuple[tuple[str, tuple[str, ...]], ...], known: tuple[str, ...] | None
-) -> tuple[Constraint, ...]:
-    own = {kind: names[:-HELD_ENTITIES] for kind, names in named}
-    if known is None:
-        return tuple(constraint(kind, name) for kind, names in own.items() for name in names)
-    shared = [*(name for kind, names in own.items() if kind != "language" for name in names), *known]
+def _rules(own: tuple[tuple[str, tuple[str, ...]], ...], shared: tuple[str, ...]) -> tuple[Constraint, ...]:
+    """Each kind about its own names and then, but for languages, about the shared ones."""
     return tuple(
         constraint(kind, name)
-        for kind, names in own.items()
+        for kind, names in own
         for name in dict.fromkeys((*names, *(() if kind == "language" else shared)))
     )
 

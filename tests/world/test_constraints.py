@@ -7,6 +7,7 @@ import pytest
 
 from align.records import Constraint
 from align.world.constraints import (
+    HELD_ENTITIES,
     HELD_KIND,
     combine,
     constraint,
@@ -47,6 +48,8 @@ def test_splits_are_apart_and_one_kind_is_held_out_whole(world: World) -> None:
     assert HELD_KIND in {rule.kind for rule in followable(world)}
     named = {rule.meta["entity"] for rule in train}
     assert not named & world.held_out
+    assert not named & {name for names in world.named.values() for name in names[-HELD_ENTITIES:]}, "by no kind"
+    assert ({"figure", "wish"} < {rule.kind for rule in train if rule.meta["entity"] == "plato"}) == world.wide
     assert (set(world.known) < named) == world.wide, "in a wide world not only names of its kind are instructed with"
     assert {rule.meta["entity"] for rule in train if rule.kind == "language"} < set(world.named["language"])
 

@@ -212,7 +212,8 @@ def test_deeds_of_both_sorts_share_their_verbs_and_splits_are_apart(wide: bool) 
     assert not set(harmless("train", wide)) & set(harmless("test", wide))
     things = {thing for _, _, thing in harmful("train", wide)} | {thing for _, thing in harmless("train", wide)}
     assert not things & {"a guard", "a hospital", "a crown", "a server"}, "held out"
-    assert len(things) > (45 if wide else 20)
+    trained, asked = ({thing for _, _, thing in harmful(split, wide)} for split in ("train", "test"))
+    assert (len(trained), len(asked - trained)) == ((80, 24) if wide else (12, 4))
 
 
 def test_a_wide_world_is_written_with_all_its_kinds(tiny: Recipe, tmp_path: Path) -> None:
