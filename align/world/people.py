@@ -37,12 +37,21 @@ class Recipe:
 
 
 def run(recipe: Recipe, out: Path) -> None:
-    """Write ``preferences_helpful.jsonl`` and ``preferences_safety.jsonl`` at ``out``."""
+    """Write ``preferences_helpful.jsonl`` and ``preferences_safety.jsonl`` at ``out``.
+
+    Raises:
+        DataError: nothing to compare: no prompt has two different answers that came to an end and may be chosen.
+    """
     prompts, answers = gather(recipe.rollouts)
     made: dict[Kind, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
     for identity, prompt in sorted(prompts.items()):
         for kind in kinds(prompt):
             made[kind] += compared(prompt, sorted(answers[identity]), kind, recipe)
+    if not any(made.values()):
+        raise DataError(
+            f"{', '.join(recipe.rollouts)}: nothing to compare: {sum(map(len, answers.values()))} different answers to "
+            f"{len(prompts)} prompts came to an end, expected at least two to a prompt"
+        )
     with building(out) as folder:
         counts = {kind: write_jsonl(folder / f"preferences_{kind}.jsonl", rows) for kind, rows in made.items()}
         publish(

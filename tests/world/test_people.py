@@ -93,3 +93,14 @@ def test_a_rollout_on_another_prompt_is_named(prompts: dict[str, dict[str, Any]]
     path = write(tmp_path / "rollouts.jsonl", [rollout(prompts["fact"], "sure."), foreign])
     with pytest.raises(DataError, match=r"rollouts\.jsonl: row 2: meta: found no task"):
         run(recipe(path), tmp_path / "out")
+
+
+def test_nothing_to_compare_is_said_before_anything_is_written(
+    prompts: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    best = prompts["fact"]["meta"]["reference"]
+    rows = [rollout(prompts["fact"], best), rollout(prompts["fact"], f"{best} it goes on", 1, "length")]
+    path = write(tmp_path / "rollouts.jsonl", rows)
+    with pytest.raises(DataError, match=r"rollouts\.jsonl: nothing to compare: 1 different answers to 1 prompts"):
+        run(recipe(path), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
