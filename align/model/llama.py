@@ -24,7 +24,10 @@ from align.model.attention import rotate as rotate
 from align.model.cache import KVCache as KVCache  # offered here too: a forward's argument
 from align.model.checkpointing import checkpointed
 from align.model.config import Checkpointing, LlamaConfig
+from align.model.first_calls import settle_first_calls
 from align.model.lm_head import LMHead
+
+settle_first_calls()  # every process that trains or samples comes by here
 
 
 class RMSNorm(nn.Module):
@@ -92,8 +95,7 @@ class Attention(nn.Module):
             return apart
         q, k = rotate(q, context.cos, context.sin), rotate(k, context.cos, context.sin)
         if context.cache is not None:
-            assert context.rows is not None
-            assert context.slots is not None
+            assert not (context.rows is None or context.slots is None)
             context.cache.write(self.layer, k, v, context.rows, context.slots)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if context.cache is not None and context.length:
