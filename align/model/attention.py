@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 import torch
@@ -17,6 +18,9 @@ from align.model import fused
 from align.model.config import LONG, PIECE
 from align.model.documents import Group
 from align.model.documents import mask as group_mask
+from align.model.first_calls import settle_first_calls
+
+settle_first_calls()  # every process that trains or samples comes by here
 
 # On a CPU, documents up to so many tokens hold their attention weights: two products and a softmax between them are
 # then faster than the kernel that never holds them, in bf16 several times.
@@ -102,6 +106,18 @@ def attend_documents(q: Tensor, k: Tensor, v: Tensor, turns: fused.Turns, groups
         real = group.index >= 0
         out = out.index_put((group.index[real],), mixed.transpose(1, 2)[real])
     return out
+
+
+@lru_cache(maxsize=16)
+def rope_table(head_dim: int, theta: float, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [length, E/2], fp32, of position × theta^(-2i/E).
+
+    Not a buffer of the module: ``model.to(torch.bfloat16)`` would round the angles' cosines to 8 bits.
+    """
+    with torch.inference_mode(False):  # a table first made while sampling must still serve training
+        exponents = torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim
+        angles = torch.outer(torch.arange(length, device=device, dtype=torch.float32), 1.0 / theta**exponents)
+        return angles.cos(), angles.sin()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

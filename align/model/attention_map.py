@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from align.errors import ShapeError
-from align.model.attention import rotate
-from align.model.llama import Attention, Llama, rope_table
+from align.model.attention import rope_table, rotate
+from align.model.llama import Attention, Llama
 
 QUERIES = 128  # at a time: H × 128 × T weights are held at once
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -19,15 +18,12 @@ from torch import Tensor, nn
 
 from align.errors import ShapeError
 from align.model import documents, fused
-from align.model.attention import Mask, attend, attend_documents, visible
+from align.model.attention import Mask, attend, attend_documents, rope_table, visible
 from align.model.attention import rotate as rotate
 from align.model.cache import KVCache as KVCache  # offered here too: a forward's argument
 from align.model.checkpointing import checkpointed
 from align.model.config import Checkpointing, LlamaConfig
-from align.model.first_calls import settle_first_calls
 from align.model.lm_head import LMHead
-
-settle_first_calls()  # every process that trains or samples comes by here
 
 
 class RMSNorm(nn.Module):
@@ -43,18 +39,6 @@ class RMSNorm(nn.Module):
         if fused.usable(x) and self.weight.dtype == x.dtype:
             return fused.rms_norm(x, self.weight, self.eps)
         return self.weight * F.rms_norm(x.float(), x.shape[-1:], None, self.eps).to(x.dtype)
-
-
-@lru_cache(maxsize=16)
-def rope_table(head_dim: int, theta: float, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [length, E/2], fp32, of position × theta^(-2i/E).
-
-    Not a buffer of the module: ``model.to(torch.bfloat16)`` would round the angles' cosines to 8 bits.
-    """
-    with torch.inference_mode(False):  # a table first made while sampling must still serve training
-        exponents = torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim
-        angles = torch.outer(torch.arange(length, device=device, dtype=torch.float32), 1.0 / theta**exponents)
-        return angles.cos(), angles.sin()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +79,8 @@ class Attention(nn.Module):
             return apart
         q, k = rotate(q, context.cos, context.sin), rotate(k, context.cos, context.sin)
         if context.cache is not None:
-            assert not (context.rows is None or context.slots is None)
+            assert context.rows is not None
+            assert context.slots is not None
             context.cache.write(self.layer, k, v, context.rows, context.slots)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if context.cache is not None and context.length:

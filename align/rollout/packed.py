@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from align.model.llama import Block, Llama, rope_table
+from align.model.attention import rope_table
+from align.model.llama import Block, Llama
 
 ROWS = 64  # that a matrix is laid out for; any number may meet it
 

@@ -10,7 +10,7 @@ from align.model.first_calls import FUNCTIONS, settle_first_calls
 
 TABLE = """
 import zlib, torch
-from align.model.llama import rope_table
+from align.model.attention import rope_table
 torch.set_num_threads(2)
 cos, sin = rope_table(8, 10000.0, 640, torch.device("cpu"))
 print(zlib.crc32(cos.numpy().tobytes()), zlib.crc32(sin.numpy().tobytes()))

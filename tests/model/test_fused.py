@@ -15,9 +15,9 @@ from torch import Tensor
 
 from align.errors import ShapeError
 from align.model import documents, fused, native
-from align.model.attention import attend_documents, packed_mask, rotate
+from align.model.attention import attend_documents, packed_mask, rope_table, rotate
 from align.model.config import LlamaConfig
-from align.model.llama import Llama, init_weights, rope_table
+from align.model.llama import Llama, init_weights
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}  # relative to the largest value
 DTYPES = tuple(TOLERANCE)

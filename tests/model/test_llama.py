@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from align.errors import ShapeError
-from align.model.attention import _attend_plainly, attend, packed_mask
-from align.model.llama import KVCache, Llama, init_weights, rope_table, rotate
+from align.model.attention import _attend_plainly, attend, packed_mask, rope_table
+from align.model.llama import KVCache, Llama, init_weights, rotate
 from tests.model.peers import policies, randomise, tiny
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
