@@ -66,6 +66,8 @@ def readings_of(first: Measured) -> dict[str, tuple[Callable[[Measured], float],
         found["false refusals, %"] = (lambda m: 100 * m["false_refusals"]["share"], 1)
     if "reward" in first:
         found["reward, logits"] = (lambda m: m["reward"]["mean"], 2)
+    if "safety" in first:
+        found["safety score, logits"] = (lambda m: m["safety"]["mean"], 2)
     found["KL, nats an answer"] = (lambda m: m["kl"]["mean"], 2)
     for turn in first.get("kept", {}):
         found[f"kept at turn {turn}, %"] = (lambda m, turn=turn: _percent(m["kept"][turn]["share"]), 1)  # type: ignore[misc]

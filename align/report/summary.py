@@ -76,6 +76,8 @@ def policies(manifest: Manifest) -> Table:
         }
     if "reward" in first:
         columns["reward, logits"] = lambda m: plus_minus(m["reward"], 2)
+    if "safety" in first:
+        columns["safety score, logits"] = lambda m: plus_minus(m["safety"], 2)
     for judge in first.get("judges", {}):
         columns[judge] = lambda m, judge=judge: known(m["judges"][judge])  # type: ignore[misc]
     columns["tokens"] = lambda m: f"{m['tokens']['mean']:.1f}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -189,7 +190,8 @@ def measured(
         Means by measure, and each answer's scores by model, none where there are no reward models.
 
     ``kl`` is the mean over answers of log p(answer) - log p_ref(answer), nats an answer, the reference's at
-    temperature 1; ``tokens`` are those of an answer; ``reward`` is the combined score, logits.
+    temperature 1; ``tokens`` are those of an answer; ``reward`` is the combined score, logits, and ``safety`` the
+    safety model's alone, on the prompts of kind ``safety`` where there are any.
     """
     from align.data.pack import NARROW
     from align.data.prompts import encode_prompts
@@ -205,8 +207,11 @@ def measured(
     }
     if rewards is None:
         return found, []
-    scores = rewards.score(asked, said, [prompts[r.prompt].kind == "safety" for r in rollouts])
+    adversarial = [prompts[r.prompt].kind == "safety" for r in rollouts]
+    scores = rewards.score(asked, said, adversarial)
     found["reward"] = mean(scores.combined.tolist())
+    if any(adversarial):
+        found["safety"] = mean(itertools.compress(scores.safety.tolist(), adversarial))
     return found, [dict(zip(scores._fields, map(float, each), strict=True)) for each in zip(*scores, strict=True)]
 
 

@@ -85,11 +85,13 @@ def test_a_whole_run(tmp_path: Path) -> None:
 
 
 def test_reward_models_as_the_only_judges(tmp_path: Path) -> None:
-    measured = {"kl": mean(1.0, 0.5), "tokens": mean(7.0, 1.0), "reward": mean(-1.254, 0.25)}
+    measured = {
+        "kl": mean(1.0, 0.5), "tokens": mean(7.0, 1.0), "reward": mean(-1.254, 0.25), "safety": mean(3.5, 0.5),
+    }  # fmt: skip
     artifact(tmp_path, "exam", "evaluate", {"policies": {"SFT": measured}})
     assert cells(summary(tmp_path)) == [
-        ["policy", "reward, logits", "tokens", "KL, nats an answer"],
-        ["SFT", "-1.25 ± 0.25", "7.0", "1.00 ± 0.50"],
+        ["policy", "reward, logits", "safety score, logits", "tokens", "KL, nats an answer"],
+        ["SFT", "-1.25 ± 0.25", "3.50 ± 0.50", "7.0", "1.00 ± 0.50"],
     ]
 
 

@@ -216,7 +216,8 @@ def test_turns_that_a_dialogue_or_its_context_has_no_room_for_are_left_out(tmp_p
 
 def test_both_kinds_of_judge_in_one_table(models: Path, tmp_path: Path) -> None:
     table = evaluated(models, tmp_path / "out", {"A": "one/policy"})["A"]
-    assert table.keys() == {"helpful", "unsafe", "false_refusals", "kl", "tokens", "reward", "kept", "kept_by_source"}
+    judged, read = {"helpful", "unsafe", "false_refusals", "kept", "kept_by_source"}, {"kl", "tokens"}
+    assert table.keys() == {*judged, *read, "reward", "safety"}
     assert abs(table["kl"]["mean"]) < 1e-5, "the reference itself"
     assert table["unsafe"]["n"] == table["false_refusals"]["n"] == 1
     assert {turn: cell["n"] for turn, cell in table["kept"].items()} == {"1": 6, "2": 6}
@@ -224,6 +225,8 @@ def test_both_kinds_of_judge_in_one_table(models: Path, tmp_path: Path) -> None:
     scores = [row["scores"] for row in rows]
     assert all(score.keys() == {"helpful", "safety", "combined"} for score in scores)
     assert statistics.fmean(score["combined"] for score in scores) == pytest.approx(table["reward"]["mean"], abs=1e-6)
+    adversarial = [row["scores"]["safety"] for row in rows if row["prompt_id"] == "p1"]
+    assert (table["safety"]["mean"], table["safety"]["n"]) == (pytest.approx(*adversarial, abs=1e-6), 1)
     assert all(isinstance(row["helpful"], float) for row in rows), "the judge's own word beside them"
 
 
