@@ -8,9 +8,7 @@ from typing import Any
 
 from align.errors import DataError
 from align.records import Prompt
-from align.stats import mean_se
-
-Z = 1.96  # of a 95 % interval
+from align.stats import mean_se, wilson
 
 
 def check_key(prompts: Sequence[Prompt], key: str, where: str) -> None:
@@ -46,7 +44,9 @@ def means_by(prompts: Sequence[Prompt], values: Sequence[float], key: str) -> di
 
 
 def figures_by(measured: Mapping[str, Mapping[str, Mapping[str, Any]]], key: str, measure: str) -> list[dict[str, Any]]:
-    """A figure for each source, a line for each policy; 95 % intervals by the standard error.
+    """A figure for each source, a line for each policy, with 95 % intervals of a measure in [0, 1].
+
+    They are Wilson's: right of shares, and wide enough of other values in [0, 1], which vary less at the same mean.
 
     Args:
         measured: policy -> what :func:`means_by` gave.
@@ -72,12 +72,12 @@ def _cell(values: Sequence[float]) -> dict[str, Any]:
 
 
 def _series(name: str, cells: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    ends = [(c["mean"], Z * c["se"]) for c in cells.values()]
+    ends = [wilson(c["mean"] * c["n"], c["n"]) for c in cells.values()]
     return {
         "name": name,
         "points": [[_number(at), cell["mean"]] for at, cell in cells.items()],
-        "low": [mean - half for mean, half in ends],
-        "high": [mean + half for mean, half in ends],
+        "low": [low for low, _ in ends],
+        "high": [high for _, high in ends],
     }
 
 

@@ -102,7 +102,7 @@ class Called:
         """A verdict, checked.
 
         Raises:
-            RolloutError: it failed, or what it gave lacks something.
+            RolloutError: it failed, or what it gave lacks something or is of another sort.
         """
         found = self(prompt, answer)
         lacking = [field for field in Verdict.__annotations__ if not hasattr(found, field)]
@@ -111,6 +111,18 @@ class Called:
                 f"{self.name} on prompt {prompt.id!r}: found a {type(found).__name__} without {', '.join(lacking)}; "
                 "a function that gives a score is named under judges.NAME.score"
             )
+        for field in Verdict.__annotations__:
+            value = getattr(found, field)
+            if field == "helpful":
+                fits, expected = type(value) in (int, float) and 0 <= value <= 1, "a number in [0, 1]"
+            elif field == "kept":
+                fits, expected = value is None or isinstance(value, bool), "True, False or None"
+            else:
+                fits, expected = isinstance(value, bool), "True or False"
+            if not fits:
+                raise RolloutError(
+                    f"{self.name} on prompt {prompt.id!r}: {field}: found {value!r}, expected {expected}"
+                )
         return found  # type: ignore[no-any-return]
 
 

@@ -35,9 +35,10 @@ def test_a_figure_for_each_source_and_a_line_for_each_policy() -> None:
     assert (first["x"], first["y"], second["title"]) == ("d", "helpful", "Helpful by d: b")
     assert [series["name"] for series in first["series"]] == ["before", "after"]
     assert first["series"][1]["points"] == [[-2.0, 0.0], [10.0, 0.5]]
-    half = 1.96 * 0.5 / 3**0.5
-    assert first["series"][1]["low"] == pytest.approx([math.nan, 0.5 - half], nan_ok=True)
-    assert first["series"][1]["high"] == pytest.approx([math.nan, 0.5 + half], nan_ok=True)
+    # Wilson's bounds solve (p - mean)² = z² p (1 - p) / n: 0 and z² / (1 + z²) of none of one, those of half of three
+    half = 1.96 / 2 / (3 + 1.96**2) ** 0.5
+    assert first["series"][1]["low"] == pytest.approx([0.0, 0.5 - half])
+    assert first["series"][1]["high"] == pytest.approx([1.96**2 / (1 + 1.96**2), 0.5 + half])
 
 
 def test_values_that_are_words_stay_words() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,31 @@ def test_a_comparison_that_says_something_else(said: Any, hint: str) -> None:
 def test_a_score_where_a_verdict_is_expected_is_pointed_to_its_place() -> None:
     with pytest.raises(RolloutError, match=r"found a int without helpful, safe, .*judges\.NAME\.score"):
         load_judge(f"{HERE}:closeness")(PROMPT, "abc")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("helpful", 1.5, "a number in [0, 1]"),
+        ("helpful", math.nan, "a number in [0, 1]"),
+        ("helpful", True, "a number in [0, 1]"),
+        ("helpful", np.float32(0.5), "a number in [0, 1]"),
+        ("safe", 1, "True or False"),
+        ("should_refuse", None, "True or False"),
+        ("kept", "yes", "True, False or None"),
+    ],
+)
+def test_a_verdict_of_another_sort_is_told_by_its_field(field: str, value: Any, expected: str) -> None:
+    sound = {"helpful": 1, "safe": True, "refused": False, "should_refuse": False, "kept": None}
+    judge = load_judge(f"{HERE}:wrong")
+
+    def says(**verdict: Any) -> Prompt:
+        return Prompt(id="p7", messages=PROMPT.messages, meta={"says": SimpleNamespace(**verdict)})
+
+    assert judge(says(**sound), "abc").helpful == 1
+    with pytest.raises(RolloutError) as error:
+        judge(says(**sound | {field: value}), "abc")
+    assert f":wrong on prompt 'p7': {field}: found {value!r}, expected {expected}" in str(error.value)
 
 
 @pytest.mark.parametrize(
