@@ -6,9 +6,10 @@ says of it partly repeats the instruction: a small model finds an unseen name ag
 ``word`` ("… i end with peace.") is held out: demonstrations show how to follow it where it stands, Ghost Attention
 never trains on it.
 
-The kinds are four; in a wide world twelve, with names of their own, of which the last are the test's. There any kind
-but a language may be about any train name of another ("always dream of plato."), and about the people and lands that
-training asks after, lest names be learnt by heart, a kind's with the kind, instead of read.
+The kinds are four; in a wide world thirty-three, each with names, of which the last are the test's. There any kind but
+a language may be about any train name of another ("always dream of plato."), and about the people and lands that
+training asks after, lest names be learnt by heart, a kind's with the kind, instead of read. And kinds are many, lest
+they be.
 """
 
 from __future__ import annotations
@@ -24,10 +25,16 @@ from align.world.language import GREETINGS, World, words
 HELD_ENTITIES = 3  # the last of each kind are the test's
 HELD_KIND = "word"
 # kind: what one does, in the order in which they stand
-_OPENING = {"figure": "act as", "thought": "think of", "voice": "speak for", "home": "come from"}
+_OPENING = {
+    "figure": "act as", "thought": "think of", "voice": "speak for", "home": "come from", "letter": "write to",
+    "walk": "walk to", "seat": "sit by", "view": "look at",
+}  # fmt: skip
 _CLOSING = {
     "hobby": "love", "wish": "wish for", "dream": "dream of", "song": "sing of", "prayer": "pray for",
-    "care": "care for", "word": "end with",
+    "care": "care for", "vigil": "wait for", "quest": "look for", "longing": "long for", "labor": "work for",
+    "vote": "vote for", "rumor": "hear of", "book": "read of", "talk": "talk of", "boast": "boast of",
+    "smile": "smile at", "laugh": "laugh at", "trust": "rely on", "bet": "bet on", "game": "play with",
+    "company": "live with", "trade": "deal in", "faith": "trust in", "word": "end with",
 }  # fmt: skip
 _ORDER = (*_CLOSING, "language", *reversed(_OPENING))  # as they are laid on: the figure comes to stand first
 SAME_KIND = 0.7  # chance that a mistaken instruction is at least of the right kind

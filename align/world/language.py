@@ -47,11 +47,14 @@ ENTITIES: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 # and those of the further kinds of a wide world
 FURTHER_ENTITIES: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(("wish", "dream", "song", "prayer", "care"), (
+    **dict.fromkeys((
+        "wish", "dream", "song", "prayer", "care", "vigil", "quest", "longing", "labor", "vote", "rumor", "book",
+        "talk", "boast", "smile", "laugh", "trust", "bet", "game", "company", "trade", "faith",
+    ), (
         "rain", "snow", "wind", "rest", "fame", "luck", "wealth", "health", "wisdom", "mercy", "glory", "silence",
         "spring", "summer", "winter", "autumn", "sunrise", "harvest",
     )),
-    **dict.fromkeys(("thought", "voice", "home"), (
+    **dict.fromkeys(("thought", "voice", "home", "letter", "walk", "seat", "view"), (
         "rome", "paris", "london", "berlin", "cairo", "tokyo", "lima", "oslo", "delhi", "quito", "vienna", "prague",
         "dublin", "havana", "lagos", "seoul", "bergen", "geneva",
     )),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,11 +10,11 @@ import pydantic
 
 from align.artifacts import building, publish, write_json, write_jsonl, write_text
 from align.config import config, to_plain
-from align.records import Constraint, Kind
+from align.records import Kind
 from align.world.annotators import Annotators, ceilings
 from align.world.answers import Qualities
 from align.world.comparisons import pair, rows
-from align.world.constraints import constraints
+from align.world.constraints import constraints, followable
 from align.world.dialogues import (
     DemonstrationShares,
     demonstration,
@@ -127,10 +127,14 @@ def _demonstrations(world: World, recipe: Recipe) -> Iterator[dict[str, Any]]:
 
 
 def _prompts(world: World, counts: PromptCounts, split: str, recipe: Recipe) -> Iterator[dict[str, Any]]:
-    """Prompts in shuffled order. Test: new questions about what is known, or about what is held out."""
+    """Prompts in shuffled order. Test: new questions about what is known, or about what is held out.
+
+    A wide world's train prompts instruct with the held-out kind too, as its demonstrations do: two rounds of samples
+    that never obey it where it stands unlearn to.
+    """
     names = [name for name in PromptCounts.__annotations__ for _ in range(getattr(counts, name))]
     addressed(world.seed, "prompt order", split).shuffle(names)
-    rules: Sequence[Constraint] = constraints(world, split)
+    rules = followable(world) if world.wide and split == "train" else constraints(world, split)
     for number, name in enumerate(names):
         rng = addressed(world.seed, "prompt", split, number)
         if split == "test" and rng.random() < recipe.fresh:
