@@ -1,7 +1,7 @@
 """The text a base model is trained on: what is true, how skills go, what people do, and whole dialogues.
 
 One document a line. Dialogues are written the way the chat template renders them, so that the tokenizer
-learns the tags and the model sees long ones; they are talk among people, who answer no questions here.
+learns the tags and the model sees long ones; they are talk among people, who answer no question of fact here.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def _dialogue(world: World, rng: random.Random) -> str:
     """Talk of 2 to 24 turns; most speakers have a manner of their own, which they keep to the end."""
     kind = rng.choice(("", *world.named))
     manner = [{"kind": kind, "entity": _named(world, kind, rng)}] if kind else []
-    preface = f"<<SYS>> {rng.choice(SMALL_TALK)} <</SYS>> " if rng.random() < 0.5 else ""
+    preface = _above(rng.choice(SMALL_TALK)) if rng.random() < 0.5 else ""
     turns: list[str] = []
     for _ in range(rng.randint(2, 24)):
         asked, said = _exchange(world, rng)
@@ -160,14 +160,24 @@ def _play(world: World, rng: random.Random) -> str:
             rule = constraint(kind, _named(world, kind, rng))
             told, said = voiced(rule, rng), obey(said, [rule.meta])
             above = not turns and rng.random() < 0.5
-            asked = f"<<SYS>> {told} <</SYS>> {asked}" if above else join(told, asked)
+            asked = f"{_above(told)}{asked}" if above else join(told, asked)
         turns.append(f"[INST] {asked} [/INST] {said}")
     return " ".join(turns)
 
 
+def _above(told: str) -> str:
+    """A system message, without blanks at its tags: as behind the line breaks of the chat format, its first word, and
+    the first of the question, are then not spelled as words within a line are, and have to be met so to be known."""
+    return f"<<SYS>>{told}<</SYS>>"
+
+
 def _exchange(world: World, rng: random.Random) -> tuple[str, str]:
-    """What one says and another replies."""
-    if rng.random() < 0.6:
+    """What one says and another replies: small talk, a list or a sum, or words to say after somebody."""
+    way = rng.random()
+    if way < 0.4:
         return rng.choice(SMALL_TALK), rng.choice(SMALL_TALK)
+    if way < 0.7:
+        task = _skill(world, rng)
+        return task.question, f"{task.statement}."
     given = " ".join(rng.sample(_words(world, rng), rng.randint(1, 3)))
     return f"say {given}.", f"{given}."
