@@ -92,6 +92,15 @@ def test_tags_stand_in_the_text_alone(folder: Path) -> None:
         assert not [text for row in load(folder, name) for text in contents(row) if tags.search(text)]
 
 
+def test_talk_in_the_text_is_spelled_as_the_chat_format_spells_it_and_has_lists_and_sums(folder: Path) -> None:
+    text = (folder / "pretrain.txt").read_text()
+    assert re.findall(r"<<SYS>>\S[^<]*\S<</SYS>>\S", text), "first words without a blank, as behind a line break"
+    assert not re.findall(r"<<SYS>>\s|\s<</SYS>>|<</SYS>>\s", text)
+    replies = [exchange.split(" [/INST] ")[1] for exchange in text.split("[INST] ")[1:]]
+    assert [reply for reply in replies if "it makes" in reply]
+    assert [reply for reply in replies if "there are" in reply]
+
+
 def test_held_out_entities_are_told_of_and_never_asked_after(tiny: Recipe, folder: Path) -> None:
     world = build(tiny.seed, tiny.people, tiny.lands, tiny.held_out)
     assert len(world.held_out) == 6
