@@ -159,9 +159,9 @@ def ghost_dialogue(world: World, turns: int, rule: Constraint, identity: str, rn
         best = reference(task, [rule.meta])
         metas.append(task.meta(best, [rule.meta]))
         messages += [_user(task.question), _assistant(best)]
-    held = "held-out kind" if rule.kind == HELD_KIND else "held-out entity"
-    if any(rule.meta == known.meta for known in constraints(world, "train")):
-        held = "trained"
+    kind, entity = rule.meta["kind"], rule.meta["entity"]
+    parts = ["kind"] * (kind == HELD_KIND) + ["entity"] * (entity in world.named[kind][-HELD_ENTITIES:])
+    held = f"held-out {' and '.join(parts)}" if parts else "trained"
     return {
         "id": identity,
         "prompt": messages[:-1],
