@@ -6,6 +6,7 @@ stage itself throws away.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -44,7 +45,8 @@ class Server(Forks):
             time.sleep(0.0005)
         if phase and "over" not in marks.read_text():
             time.sleep(late)
-            os.kill(child, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                os.kill(child, signal.SIGKILL)
         return self.ended()
 
 
