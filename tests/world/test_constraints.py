@@ -21,7 +21,7 @@ from align.world.language import World, build, words
 
 WORLD, WIDE = (build(3, people=12, lands=6, held_out=0.2, wide=wide) for wide in (False, True))
 EVERY = [constraint(kind, name) for kind, names in WIDE.named.items() for name in names]
-PAIRS = [(a, b) for a in EVERY[::13] for b in EVERY[::13] if a.kind != b.kind]
+PAIRS = [(a, b) for a in EVERY[::31] for b in EVERY[::31] if a.kind != b.kind]
 
 
 @pytest.mark.parametrize("answer", ["sure, mira likes red.", "17.", "sorry, i can not do that."])
