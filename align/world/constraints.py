@@ -65,9 +65,9 @@ def constraints(world: World, split: str) -> tuple[Constraint, ...]:
 
 
 def followable(world: World) -> tuple[Constraint, ...]:
-    """What demonstrations show how to follow in the current message: train names, of every kind; in a wide world any.
+    """What demonstrations, and a wide world's prompts, show how to follow in the current message.
 
-    A kind's own names come first.
+    That is train names of every kind, a kind's own first; in a wide world any of them.
     """
     own = tuple((kind, names[:-HELD_ENTITIES]) for kind, names in world.named.items())
     named = (*(name for kind, names in own if kind != "language" for name in names), *world.known)

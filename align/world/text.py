@@ -166,8 +166,11 @@ def _play(world: World, rng: random.Random) -> str:
 
 
 def _above(told: str) -> str:
-    """A system message, without blanks at its tags: as behind the line breaks of the chat format, its first word, and
-    the first of the question, are then not spelled as words within a line are, and have to be met so to be known."""
+    """A system message, without blanks at its tags.
+
+    As behind the line breaks of the chat format, its first word and the question's are then not spelled as words within
+    a line are: they have to be met so to be known.
+    """
     return f"<<SYS>>{told}<</SYS>>"
 
 
