@@ -96,7 +96,8 @@ def test_talk_in_the_text_is_spelled_as_the_chat_format_spells_it_and_has_lists_
     text = (folder / "pretrain.txt").read_text()
     assert re.findall(r"<<SYS>>\S[^<]*\S<</SYS>>\S", text), "first words without a blank, as behind a line break"
     assert not re.findall(r"<<SYS>>\s|\s<</SYS>>|<</SYS>>\s", text)
-    replies = [exchange.split(" [/INST] ")[1] for exchange in text.split("[INST] ")[1:]]
+    talk = [exchange for line in text.splitlines() for exchange in line.split("[INST] ")[1:]]
+    replies = [exchange.split(" [/INST] ")[1] for exchange in talk]
     assert [reply for reply in replies if "it makes" in reply]
     assert [reply for reply in replies if "there are" in reply]
 
