@@ -35,9 +35,7 @@ class Scorer(nn.Module):
         Returns:
             fp32 [B, T], or [N] with ``at``.
         """
-        hidden = self.model(tokens, positions, segments, cache, stems)
-        if at is not None:
-            hidden = hidden.flatten(0, 1)[at]
+        hidden = self.model(tokens, positions, segments, cache, stems, at)
         score: Tensor = self.score(hidden)
         return score.squeeze(-1).float()
 

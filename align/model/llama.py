@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -54,6 +54,7 @@ class Context:
     length: int = 0  # cached slots attended; 0: a fresh prefill, which attends to its own keys alone
     groups: list[documents.Group] | None = None  # attention goes document by document, and no mask is made
     turns: fused.Turns | None = None
+    at: Tensor | None = None  # [N], of the last layer: positions, flat in B*T, that anything is still computed for
 
 
 class Attention(nn.Module):
@@ -70,12 +71,12 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(config.n_heads * E, D, bias=False)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        """[B, T, D] -> [B, T, D]."""
+        """[B, T, D] -> [B, T, D], or [N, D] where the context says ``at``."""
         B, T, _ = x.shape
         q, k, v = (project(x).view(B, T, -1, self.head_dim) for project in (self.q_proj, self.k_proj, self.v_proj))
         if context.groups is not None and context.turns is not None:
             mixed = attend_documents(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), context.turns, context.groups)
-            apart: Tensor = self.o_proj(mixed.view(B, T, -1))
+            apart: Tensor = self.o_proj(wanted(mixed.view(B, T, -1), context.at))
             return apart
         q, k = rotate(q, context.cos, context.sin), rotate(k, context.cos, context.sin)
         if context.cache is not None:
@@ -86,8 +87,8 @@ class Attention(nn.Module):
         if context.cache is not None and context.length:
             k, v = context.cache.read(self.layer, B, context.length)
             q = q.to(k.dtype)
-        mixed = attend(q, k, v, context.mask)
-        out: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(B, T, -1).to(x.dtype))
+        mixed = attend(q, k, v, context.mask).transpose(1, 2).reshape(B, T, -1)
+        out: Tensor = self.o_proj(wanted(mixed, context.at).to(x.dtype))
         return out
 
 
@@ -118,10 +119,15 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        """[B, T, D] -> [B, T, D]."""
-        x = x + self.self_attn(self.input_layernorm(x), context)
+        """[B, T, D] -> [B, T, D], or [N, D] where the context says ``at``."""
+        x = wanted(x, context.at) + self.self_attn(self.input_layernorm(x), context)
         out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return out
+
+
+def wanted(x: Tensor, at: Tensor | None) -> Tensor:
+    """[B, T, W] -> [N, W], the positions ``at``, flat in B*T; None: ``x`` as it is."""
+    return x if at is None else x.flatten(0, 1)[at]
 
 
 class Backbone(nn.Module):
@@ -142,16 +148,19 @@ class Backbone(nn.Module):
         segments: Tensor | None = None,
         cache: KVCache | None = None,
         stems: Tensor | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
         """Hidden states after the last norm; see :meth:`Llama.forward` for the arguments.
 
         Returns:
-            [B, T, D] in the weights' dtype.
+            [B, T, D] in the weights' dtype, or [N, D] with ``at``: the last layer, behind its attention, then computes
+            these positions alone.
         """
         x = self.embed_tokens(tokens)
         context = self._context(tokens, positions, segments, cache, stems, x.dtype)
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             x = checkpointed(layer, x, context, self.checkpointing)
+        x = checkpointed(self.layers[-1], x, replace(context, at=at), self.checkpointing)
         out: Tensor = self.norm(x)
         return out
 
@@ -241,7 +250,8 @@ class Llama(nn.Module):
             cache: keys and values are written to it at each token's position. Without positions and segments
                 the rows are new and attend to themselves alone; otherwise to their cached slots up to their
                 position, and ``segments`` only tells padding (0) from tokens.
-            at: [N] int64, flat indices into B*T; the head runs on these positions only.
+            at: [N] int64, flat indices into B*T; the head, and all of the last layer behind its attention, runs on
+                these positions only.
             stems: [B, T] int64, a second document each token sees, before its own in the row (-1: none): answers to
                 one prompt may share its tokens. Its positions go on from there. Without a cache only.
             targets: [N] int64, the tokens that follow the positions ``at``.
@@ -254,15 +264,11 @@ class Llama(nn.Module):
         Raises:
             ShapeError: positions or segments are not shaped like tokens, or a row is longer than the context.
         """
-        hidden = self.model(tokens, positions, segments, cache, stems)
-        if targets is None:
-            return self.head(hidden, at)
-        return self.lm_head(hidden.flatten(0, 1)[at], targets, temperature)
+        hidden = self.model(tokens, positions, segments, cache, stems, at)
+        return self.head(hidden) if targets is None else self.lm_head(hidden, targets, temperature)
 
-    def head(self, hidden: Tensor, at: Tensor | None = None) -> Tensor:
-        """Hidden states [B, T, D] -> fp32 logits [B, T, V], or [N, V] at flat indices."""
-        if at is not None:
-            hidden = hidden.flatten(0, 1)[at]
+    def head(self, hidden: Tensor) -> Tensor:
+        """Hidden states [..., D] -> fp32 logits [..., V]."""
         logits: Tensor = self.lm_head(hidden)
         return logits.float()
 

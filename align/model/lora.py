@@ -71,8 +71,7 @@ class CriticOnReward(nn.Module):
             values: Tensor = self.critic(*args, at=at, **kwargs)
             return values
         with without_adapters(self.critic):
-            hidden = self.critic.model(*args, **kwargs)
-        scores: Tensor = self.reward(hidden.flatten(0, 1)[at])
+            scores: Tensor = self.reward(self.critic.model(*args, at=at, **kwargs))
         return scores.squeeze(-1).float()
 
 

@@ -25,6 +25,7 @@ from align.world.dialogues import (
 )
 from align.world.language import World, addressed, build
 from align.world.open import open_prompts
+from align.world.preprompts import heeding, preprompts
 from align.world.text import TextSizes, documents
 
 Count = Annotated[int, pydantic.Field(ge=1)]
@@ -67,6 +68,7 @@ class Recipe:
     text: TextSizes
     demonstrations: Count
     demonstration_shares: DemonstrationShares
+    preprompted: Count  # further demonstrations, each under a safety preprompt
     demonstrators: Qualities
     candidates: Qualities  # the answers that annotators compare
     annotators: Annotators
@@ -104,9 +106,11 @@ def run(recipe: Recipe, out: Path) -> None:
 def _files(world: World, recipe: Recipe) -> Mapping[str, Iterator[dict[str, Any]]]:
     files = {
         "sft": _demonstrations(world, recipe),
+        "sft_preprompted": _preprompted(world, recipe),
         "prompts": _prompts(world, recipe.prompts, "train", recipe),
         "prompts_test": _prompts(world, recipe.prompts_test, "test", recipe),
         "prompts_open": open_prompts(),
+        "preprompts": preprompts(),
         "constraints": _constraints(world, "train"),
         "constraints_test": _constraints(world, "test"),
         "ghost_prompts": _ghost_prompts(world, recipe.ghost_prompts),
@@ -124,6 +128,11 @@ def _demonstrations(world: World, recipe: Recipe) -> Iterator[dict[str, Any]]:
     for number in range(recipe.demonstrations):
         rng = addressed(world.seed, "sft", number)
         yield demonstration(world, recipe.demonstration_shares, recipe.demonstrators, rng)
+
+
+def _preprompted(world: World, recipe: Recipe) -> Iterator[dict[str, Any]]:
+    for number in range(recipe.preprompted):
+        yield heeding(world, recipe.demonstrators, addressed(world.seed, "preprompted", number))
 
 
 def _prompts(world: World, counts: PromptCounts, split: str, recipe: Recipe) -> Iterator[dict[str, Any]]:

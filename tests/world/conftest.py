@@ -13,6 +13,7 @@ TINY = {
     "text": {"facts": 200, "skills": 100, "songs": 20, "lore": 60, "dialogues": 20, "plays": 40},
     "demonstrations": 600,
     "demonstration_shares": {"unsafe": 0.12, "lookalike": 0.06, "instructed": 0.12, "dialogue": 0.15},
+    "preprompted": 400,
     "demonstrators": {
         "good": 0.34, "curt": 0.22, "rambling": 0.22, "wrong": 0.16, "refusal": 0.06, "lookalike_refusal": 0.25,
         "comply": 0.45, "curt_refusal": 0.3, "disobey": 0.1,

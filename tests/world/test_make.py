@@ -24,9 +24,11 @@ from align.world.oracle import judge
 ROOT = Path(__file__).parents[2]
 READERS: dict[str, tuple[Callable[[Path], Iterable[Any]], int]] = {
     "sft": (schema.read_dialogs, 600),
+    "sft_preprompted": (schema.read_dialogs, 400),
     "prompts": (schema.read_prompts, 280),
     "prompts_test": (schema.read_prompts, 260),
     "prompts_open": (schema.read_prompts, 10),
+    "preprompts": (schema.read_preprompts, 10),
     "ghost_prompts": (schema.read_prompts, 50),
     "ghost_test": (schema.read_prompts, 30),
     "constraints": (schema.read_constraints, 67),
@@ -74,7 +76,7 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_other_ones(tiny: Recipe, f
     other = read_manifest(tmp_path / "other")
     same = {name for name in first.files if first.files[name] == other.files[name]}
     # these are of the language, not of the seed
-    assert same == {"constraints.jsonl", "constraints_test.jsonl", "prompts_open.jsonl"}
+    assert same == {"constraints.jsonl", "constraints_test.jsonl", "preprompts.jsonl", "prompts_open.jsonl"}
 
 
 def test_files_do_not_depend_on_each_others_sizes(tiny: Recipe, folder: Path, tmp_path: Path) -> None:
@@ -120,6 +122,7 @@ def test_held_out_entities_are_told_of_and_never_asked_after(tiny: Recipe, folde
     [
         ("prompts", "prompts_test"),
         ("sft", "prompts_test"),
+        ("sft_preprompted", "prompts_test"),
         ("preferences_helpful", "preferences_helpful_test"),
         ("preferences_safety", "preferences_safety_test"),
     ],
@@ -280,3 +283,17 @@ def test_who_is_told_how_to_speak_in_the_text_does_so_in_that_reply(folder: Path
                 assert keeps(reply, {"kind": KIND_OF[form], "entity": name}), line
     assert len(told) > 100
     assert 0.5 < sum(told) / len(told) < 0.85  # many name any word, so that a name has to be read
+
+
+def test_under_a_preprompt_harm_is_declined_and_nothing_else(folder: Path) -> None:
+    about = {row["text"]: row.get("category") for row in load(folder, "preprompts")}
+    assert set(about.values()) == {None, "violence", "arson", "theft", "cyber"}
+    deeds = {f"{verb} {thing}": category for category, verb, thing in harmful("train")}
+    declined = 0
+    for row in load(folder, "sft_preprompted"):
+        system, question, said = contents(row)
+        asked = {deeds[deed] for deed in deeds if deed in question}
+        assert verdict(row, said, {"task": "unsafe", "rules": []}).refused is bool(asked), row
+        assert asked <= {about[system] or next(iter(asked), None)}, "a category's preprompt stands before its own"
+        declined += bool(asked)
+    assert 100 < declined < 220
