@@ -43,7 +43,7 @@ CASES = {
             vocab_size=32000, dim=768, n_layers=12, n_heads=12, n_kv_heads=12, ffn_dim=2048,
             max_seq_len=LENGTH, tie_embeddings=True,
         ),
-        documents=16, updates=2, goals={"sft": 1.5, "reward": 2.0},
+        documents=16, updates=4, goals={"sft": 1.5, "reward": 2.0},
     ),
 }  # fmt: skip
 
