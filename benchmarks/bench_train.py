@@ -1,6 +1,7 @@
 """Training: supervised fine-tuning and reward models beside TRL's SFTTrainer and RewardTrainer.
 
     python benchmarks/bench_train.py [--runs 5] [--only sft-small,reward-small,sft-base,reward-base]
+    python benchmarks/bench_train.py --profile --only reward-base
     python benchmarks/bench_train.py --lengths PAIRS.jsonl.gz tokenizer.model
 
 Both get the same weights, documents, AdamW (fused) with clipping and threads (every core), compute in bf16, and make an
@@ -48,7 +49,7 @@ OURS = {"sft": (4, 8), "reward": (8, 16)}  # packed rows, and pairs, a forward p
 
 
 def ours(case: Case, task: str, policy: Path, setting: dict[str, Any]) -> dict[str, Any]:
-    """``setting``: rows a forward pass, updates."""
+    """``setting``: rows a forward pass, updates; ``profile``: where one more update's time goes, by operation."""
     from align.data.batches import BatchConfig, packed_batches, pair_batches
     from align.data.compared import ComparedRow
     from align.engine.objectives import lm_counts, lm_terms
@@ -84,6 +85,11 @@ def ours(case: Case, task: str, policy: Path, setting: dict[str, Any]) -> dict[s
     for _ in range(setting["updates"] + 1):
         losses.append(update(engine, batches(0), counts, terms).losses["loss"])
         ends.append(time.perf_counter())
+    if setting.get("profile"):
+        with torch.profiler.profile(with_flops=True) as watched:
+            update(engine, batches(0), counts, terms)
+        found = sorted(watched.key_averages(), key=lambda one: -one.self_cpu_time_total)
+        return {"operations": [(one.key, one.self_cpu_time_total / 1e6, one.flops) for one in found]}
     return report(case, task, losses, ends)
 
 
@@ -230,6 +236,17 @@ def compare(task: str, name: str, policy: Path, runs: int, limit: float) -> Rati
     return Ratio(f"{task}-{name}/trl", median(found[0], "rate") / median(found[1], "rate"), case.goals[task])
 
 
+def profile(task: str, name: str, policy: Path, limit: float) -> None:
+    """Print which operations an update of ours spends its time in, and how fast its matrix products are."""
+    setting = our_setting(name, task, policy) | {"profile": True}
+    found = in_a_process(__file__, "--run", "align", task, name, policy, json.dumps(setting))["operations"]
+    total = sum(seconds for _, seconds, _ in found)
+    print(f"{task}, {name}: an update's {total:.2f} s")
+    for operation, seconds, flops in found[:12]:
+        rate = f", {flops / seconds / limit:.0%} of this machine's rate" if operation == "aten::mm" else ""
+        print(f"  {seconds / total:4.0%}  {operation}{rate}")
+
+
 def make(case: Case, policy: Path) -> None:
     """The policy and a scorer on it, as Hugging Face folders."""
     from align.model.saving import save_scorer
@@ -244,6 +261,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=5, help="of each; the median counts")
     parser.add_argument("--only", default="sft-small,reward-small,sft-base,reward-base", help="of these")
+    parser.add_argument("--profile", action="store_true", help="in place of comparing: where an update's time goes")
     parser.add_argument("--lengths", nargs=2, type=Path, help="print deciles of a file of pairs, and end")
     parser.add_argument("--run", nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -268,9 +286,13 @@ def main() -> int:
             tasks = [task for task in ("sft", "reward") if f"{task}-{name}" in only]
             if tasks:
                 in_a_process(__file__, "--run", "make", "-", name, Path(folder) / name, "{}")
+            if args.profile:
+                for task in tasks:
+                    profile(task, name, Path(folder) / name, limit)
+                continue
             ratios += [compare(task, name, Path(folder) / name, args.runs, limit) for task in tasks]
     print()
-    return conclude(ratios)
+    return 0 if args.profile else conclude(ratios)
 
 
 if __name__ == "__main__":

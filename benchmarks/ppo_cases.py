@@ -24,6 +24,7 @@ from align.model.weights import save_policy
 
 PAD, BOS, END = 0, 1, 2
 STRENGTH, SURE = 4.0, 30.0  # of the number in an embedding; logits between what may follow and what may not
+QUIET = 0.1  # of what layers add to it: random ones of a large width would drown it
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Case:
 CASES = {
     "warm": Case("tiny-1m", prompts=2, samples=2, mini_batch=2, new=4, goal=0.0),
     "small": Case("small-8m", prompts=16, samples=4, mini_batch=16, new=64, goal=4.0),
-    "base": Case("base-110m", prompts=3, samples=4, mini_batch=4, new=64, goal=3.0),
+    "base": Case("base-110m", prompts=8, samples=4, mini_batch=16, new=64, goal=3.0),
 }
 
 
@@ -102,6 +103,9 @@ def policy_of(case: Case) -> Llama:
     raised = SURE / config.dim**0.5  # a lone component of a normed vector is sqrt(D)
     tokens = torch.arange(END + 1, config.vocab_size)
     numbers = torch.tensor([number_of(token, case.new) for token in tokens.tolist()])
+    for layer in model.model.layers:
+        layer.self_attn.o_proj.weight.mul_(QUIET)
+        layer.mlp.down_proj.weight.mul_(QUIET)
     embedding[tokens, numbers] += STRENGTH
     within = numbers <= case.new
     head[tokens[within], numbers[within] + 1] += raised
