@@ -1,4 +1,4 @@
-"""Where an iteration's time goes."""
+"""Where an iteration's time goes, and how much memory it took."""
 
 from __future__ import annotations
 
@@ -28,6 +28,20 @@ class Clock:
         _wait_for_device()
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - began
         return result
+
+
+def memory() -> dict[str, float]:
+    """Bytes at their highest so far: ``host`` (this process' resident set) and, with a GPU, ``device``."""
+    import resource
+
+    import torch
+
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    peaks = {"host": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)}
+    if torch.cuda.is_available():
+        peaks["device"] = float(torch.cuda.max_memory_allocated())
+    return peaks
 
 
 def _wait_for_device() -> None:

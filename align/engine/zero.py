@@ -17,7 +17,6 @@ import gc
 import io
 import math
 import os
-import sys
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
@@ -108,6 +107,8 @@ class Engine:
                 model=module, optimizer=client, config=_settings(optim, zero, self.plain)
             )
         self.device: torch.device = self.deepspeed.device
+        if dist.world_size() == 1 or hasattr(self.deepspeed.optimizer, "get_grads_for_reduction"):
+            self.deepspeed.buffered_allreduce_fallback = self._sum_gradients
         # The AdamW that steps: over the parameters, or over DeepSpeed's flat partitions.
         self.adam: torch.optim.Optimizer = client if self.plain else self.deepspeed.optimizer.optimizer
         self._make_moments()
@@ -184,6 +185,22 @@ class Engine:
         if not self.plain and self.zero.stage != 3:
             inner._lazy_init_hp_params_optimizer_state()
 
+    def _sum_gradients(self, **_: Any) -> None:
+        """Mean over processes of the gradients, where they lie.
+
+        In place of DeepSpeed's own, which copies all of them into a buffer and back, for a single process as well.
+        """
+        import torch
+
+        if self.plain:
+            for parameter in self.module.parameters():
+                if parameter.requires_grad and parameter.grad is None:  # not used this step: it decays all the same
+                    parameter.grad = torch.zeros_like(parameter)
+        elif (processes := dist.world_size()) > 1:
+            for flat in self.deepspeed.optimizer.get_grads_for_reduction()[0]:
+                torch.distributed.all_reduce(flat)
+                flat.mul_(1.0 / processes)
+
     def _clip(self, *_: Any) -> None:
         """Clip as torch does, once DeepSpeed has summed the gradients and just before AdamW reads them."""
         import torch
@@ -204,20 +221,6 @@ def wrap(module: nn.Module, optim: OptimConfig, zero: ZeroConfig, total_steps: i
     Every process must hand in the same weights (read from one checkpoint, or made from one seed).
     """
     return Engine(module, optim, zero, total_steps)
-
-
-def memory() -> dict[str, float]:
-    """Bytes at their highest so far: ``host`` (this process' resident set) and, with a GPU, ``device``."""
-    import resource
-
-    import torch
-
-    # Linux counts in KiB, macOS in bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    peaks = {"host": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)}
-    if torch.cuda.is_available():
-        peaks["device"] = float(torch.cuda.max_memory_allocated())
-    return peaks
 
 
 def _deepspeed() -> Any:

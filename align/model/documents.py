@@ -8,7 +8,7 @@ Dims: B packed rows, T their tokens, N = B T, D documents of a group, L tokens o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -29,6 +29,18 @@ class Group:
     count: int  # of its tokens, padding left out
     own: Tensor | None = None  # [D, L] int32: a token sees its document from here to itself …
     stem: Tensor | None = None  # [D, L] int32: … and from 0 to here; both None: everything up to itself
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The tokens of packed rows that are not padding, in one row of their own: what the layers see."""
+
+    places: Tensor  # [N] int64, where they lie among the B T
+    among: Tensor  # [B T] int64, where each of those lies here; of padding, where the token before it does
+
+    def spread(self, x: Tensor) -> Tensor:
+        """[N, W] -> [B T, W], 0 as padding."""
+        return x.new_zeros(len(self.among), x.shape[-1]).index_copy(0, self.places, x)
 
 
 def groups(segments: Tensor, stems: Tensor | None = None) -> list[Group] | None:
@@ -71,6 +83,21 @@ def groups(segments: Tensor, stems: Tensor | None = None) -> list[Group] | None:
 def rows(batch: int, tokens: int) -> list[Group]:
     """Rows that are one document each."""
     return [Group(torch.arange(batch * tokens).view(batch, tokens), batch * tokens)]
+
+
+def without_padding(found: list[Group], segments: Tensor | None) -> tuple[Kept | None, list[Group]]:
+    """The same documents where only their tokens are left; None where all tokens belong to one.
+
+    Args:
+        found: the documents of the B T tokens.
+        segments: [B, T] int64, 0 is padding; None: there is none.
+    """
+    real = torch.ones(0, dtype=torch.bool) if segments is None else segments.flatten() != 0
+    if real.all() or not real.any():
+        return None, found
+    kept = Kept(real.nonzero()[:, 0], (real.cumsum(0) - 1).clamp_(min=0))
+    indices = (kept.among[group.index].masked_fill_(group.index < 0, -1) for group in found)
+    return kept, [replace(group, index=index) for group, index in zip(found, indices, strict=True)]
 
 
 def mask(group: Group, dtype: torch.dtype) -> Tensor | None:

@@ -55,6 +55,7 @@ class Context:
     groups: list[documents.Group] | None = None  # attention goes document by document, and no mask is made
     turns: fused.Turns | None = None
     at: Tensor | None = None  # [N], of the last layer: positions, flat in B*T, that anything is still computed for
+    kept: documents.Kept | None = None  # tokens that are not padding, in one row: all that the layers see
 
 
 class Attention(nn.Module):
@@ -156,13 +157,15 @@ class Backbone(nn.Module):
             [B, T, D] in the weights' dtype, or [N, D] with ``at``: the last layer, behind its attention, then computes
             these positions alone.
         """
-        x = self.embed_tokens(tokens)
-        context = self._context(tokens, positions, segments, cache, stems, x.dtype)
+        context = self._context(tokens, positions, segments, cache, stems, self.embed_tokens.weight.dtype)
+        kept = context.kept
+        x = self.embed_tokens(tokens if kept is None else wanted(tokens, kept.places)[None])
         for layer in self.layers[:-1]:
             x = checkpointed(layer, x, context, self.checkpointing)
-        x = checkpointed(self.layers[-1], x, replace(context, at=at), self.checkpointing)
+        last = at if at is None or kept is None else kept.among[at]
+        x = checkpointed(self.layers[-1], x, replace(context, at=last), self.checkpointing)
         out: Tensor = self.norm(x)
-        return out
+        return out if at is not None or kept is None else kept.spread(out[0]).view(*tokens.shape, -1)
 
     def _context(
         self,
@@ -189,9 +192,10 @@ class Backbone(nn.Module):
         if cache is None and dtype in fused.NAMES and fused.usable(cos):
             groups = documents.rows(B, T) if segments is None else documents.groups(segments, stems)
             if groups is not None:
-                if positions is None:
-                    positions = torch.arange(T).expand(B, T)
-                return Context(cos, sin, None, groups=groups, turns=fused.Turns(positions.long().flatten(), cos, sin))
+                turns = (torch.arange(T).expand(B, T) if positions is None else positions).long().flatten()
+                kept, groups = documents.without_padding(groups, segments)
+                turns = turns if kept is None else turns[kept.places]
+                return Context(cos, sin, None, groups=groups, turns=fused.Turns(turns, cos, sin), kept=kept)
         if positions is None:
             cos, sin = cos[None, :T, None], sin[None, :T, None]
         else:

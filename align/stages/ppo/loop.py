@@ -197,7 +197,7 @@ class Loop:
         write_jsonl(folder / f"iteration-{iteration:08d}.jsonl", rows)
 
     def _tell_time(self, iteration: int, collected: Collected, clock: Clock) -> None:
-        from align.engine.zero import memory
+        from align.engine.clock import memory
 
         total, tokens = sum(clock.seconds.values()), sum(map(len, collected.answers))
         self.log.timing(
