@@ -198,8 +198,7 @@ class Engine:
                     parameter.grad = torch.zeros_like(parameter)
         elif (processes := dist.world_size()) > 1:
             for flat in self.deepspeed.optimizer.get_grads_for_reduction()[0]:
-                torch.distributed.all_reduce(flat)
-                flat.mul_(1.0 / processes)
+                dist.all_reduce_sum(flat).mul_(1.0 / processes)
 
     def _clip(self, *_: Any) -> None:
         """Clip as torch does, once DeepSpeed has summed the gradients and just before AdamW reads them."""
