@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from align.config import parse
 from align.engine.optim import OptimConfig
@@ -157,6 +157,31 @@ def test_tied_and_frozen_weights(stage: int) -> None:
     assert torch.equal(found[stage]["base.weight"], Tied().base.weight)
     for name, tensor in found[0].items():
         torch.testing.assert_close(found[stage][name], tensor, rtol=0, atol=1e-6)
+
+
+class Spared(nn.Module):
+    """Two matrices, of which the forward reads one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.spared = nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.used(x)
+        return out
+
+
+@pytest.mark.parametrize(("stage", "dtype"), EVERY)
+def test_a_weight_that_no_forward_read_decays_as_the_others_do(stage: int, dtype: str) -> None:
+    optim = OptimConfig(lr=0.01, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.1, clip=1.0, schedule="constant")
+    module = Spared()
+    start = module.spared.weight.detach().clone()
+    with engine(stage, dtype, optim, module) as trained:
+        for _ in range(2):
+            trained.backward(trained(torch.ones(1, 8, dtype=module.used.weight.dtype)).float().sum())
+            trained.step()
+        after = dict(gathered(trained))["spared.weight"]
+    torch.testing.assert_close(after, start * (1 - 0.01 * 0.1) ** 2, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("stage", [2, 3])
