@@ -62,7 +62,7 @@ class Recipe:
     people: Count
     lands: Count
     held_out: Share  # of people and lands that no training question names
-    wide: bool = False  # twelve kinds of instruction instead of four, with more names; more deeds
+    wide: bool = False  # thirty-three kinds of instruction instead of four, with more names; more deeds
     fresh: Share = 0.0  # of test prompts that are new questions about what training questions ask after
     held_phrasing: Share  # of the other test prompts, asked in a phrasing that no training question has
     text: TextSizes
