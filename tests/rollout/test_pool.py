@@ -120,9 +120,10 @@ def test_actors_lost_twice_change_nothing(what: str, timeout: float, tmp_path: P
 
 @pytest.mark.usefixtures("ray_session")
 def test_too_many_losses_tell_where_and_why() -> None:
+    """It dies at prompt 4; the call before may be lost with it, its answer still on the way."""
     with (
         fleet(partial(UnluckyBackend, "kill", 4), retries=1) as doomed,
-        pytest.raises(RolloutError, match=r"was lost: .*at generate\(prompts 4 to 5\); 2 actors"),
+        pytest.raises(RolloutError, match=r"was lost: .*at generate\(prompts (2 to 3|4 to 5)\); 2 actors"),
     ):
         Pool(doomed, chunk=4).generate(WORK, SAMPLING)
     with (
