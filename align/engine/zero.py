@@ -108,7 +108,7 @@ class Engine:
             )
         self.device: torch.device = self.deepspeed.device
         if dist.world_size() == 1 or hasattr(self.deepspeed.optimizer, "get_grads_for_reduction"):
-            self.deepspeed.buffered_allreduce_fallback = self._sum_gradients
+            self.deepspeed.buffered_allreduce_fallback = self._mean_gradients
         # The AdamW that steps: over the parameters, or over DeepSpeed's flat partitions.
         self.adam: torch.optim.Optimizer = client if self.plain else self.deepspeed.optimizer.optimizer
         self._make_moments()
@@ -185,7 +185,7 @@ class Engine:
         if not self.plain and self.zero.stage != 3:
             inner._lazy_init_hp_params_optimizer_state()
 
-    def _sum_gradients(self, **_: Any) -> None:
+    def _mean_gradients(self, **_: Any) -> None:
         """Mean over processes of the gradients, where they lie.
 
         In place of DeepSpeed's own, which copies all of them into a buffer and back, for a single process as well.

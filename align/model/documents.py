@@ -3,7 +3,8 @@
 A packed row is for the matrix products, which do not care what a token belongs to. Attention does: over a whole row it
 would cost the row's length squared, most of it masked. So each document attends by itself, beside others of its length.
 
-Dims: B packed rows, T their tokens, N = B T, D documents of a group, L tokens of its longest.
+Dims: B packed rows, T their tokens, N = B T, M of them that are not padding, D documents of a group, L tokens of its
+longest.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Ints = NDArray[np.int64]
 class Group:
     """Documents side by side, padded on the right. A document is plainly causal, or a tree: a stem and branches."""
 
-    index: Tensor  # [D, L] int64, a token's place among the N; -1: padding
+    index: Tensor  # [D, L] int64, a token's place among the N, or M; -1: padding
     count: int  # of its tokens, padding left out
     own: Tensor | None = None  # [D, L] int32: a token sees its document from here to itself …
     stem: Tensor | None = None  # [D, L] int32: … and from 0 to here; both None: everything up to itself
@@ -35,11 +36,11 @@ class Group:
 class Kept:
     """The tokens of packed rows that are not padding, in one row of their own: what the layers see."""
 
-    places: Tensor  # [N] int64, where they lie among the B T
-    among: Tensor  # [B T] int64, where each of those lies here; of padding, where the token before it does
+    places: Tensor  # [M] int64, where they lie among the N
+    among: Tensor  # [N] int64, where each of those lies here; of padding, where the token before it does
 
     def spread(self, x: Tensor) -> Tensor:
-        """[N, W] -> [B T, W], 0 as padding."""
+        """[M, W] -> [N, W], 0 as padding."""
         return x.new_zeros(len(self.among), x.shape[-1]).index_copy(0, self.places, x)
 
 
@@ -86,13 +87,18 @@ def rows(batch: int, tokens: int) -> list[Group]:
 
 
 def without_padding(found: list[Group], segments: Tensor | None) -> tuple[Kept | None, list[Group]]:
-    """The same documents where only their tokens are left; None where all tokens belong to one.
+    """Documents by their places among the M tokens that are left without padding.
 
     Args:
-        found: the documents of the B T tokens.
+        found: the documents by their places among the N tokens.
         segments: [B, T] int64, 0 is padding; None: there is none.
+
+    Returns:
+        which tokens are left, and the documents; None and the documents as they are where all or none would be.
     """
-    real = torch.ones(0, dtype=torch.bool) if segments is None else segments.flatten() != 0
+    if segments is None:
+        return None, found
+    real = segments.flatten() != 0
     if real.all() or not real.any():
         return None, found
     kept = Kept(real.nonzero()[:, 0], (real.cumsum(0) - 1).clamp_(min=0))

@@ -54,7 +54,7 @@ class Context:
     length: int = 0  # cached slots attended; 0: a fresh prefill, which attends to its own keys alone
     groups: list[documents.Group] | None = None  # attention goes document by document, and no mask is made
     turns: fused.Turns | None = None
-    at: Tensor | None = None  # [N], of the last layer: positions, flat in B*T, that anything is still computed for
+    at: Tensor | None = None  # [N], of the last layer: positions, flat, that anything is still computed for
     kept: documents.Kept | None = None  # tokens that are not padding, in one row: all that the layers see
 
 
@@ -254,8 +254,8 @@ class Llama(nn.Module):
             cache: keys and values are written to it at each token's position. Without positions and segments
                 the rows are new and attend to themselves alone; otherwise to their cached slots up to their
                 position, and ``segments`` only tells padding (0) from tokens.
-            at: [N] int64, flat indices into B*T; the head, and all of the last layer behind its attention, runs on
-                these positions only.
+            at: [N] int64, flat indices into B*T, none of padding; the head, and all of the last layer behind its
+                attention, runs on these positions only.
             stems: [B, T] int64, a second document each token sees, before its own in the row (-1: none): answers to
                 one prompt may share its tokens. Its positions go on from there. Without a cache only.
             targets: [N] int64, the tokens that follow the positions ``at``.
